@@ -1,0 +1,138 @@
+"""The engine: vLLM's AsyncLLM, with vLLM's own serving classes making the bodies."""
+
+import os
+from argparse import Namespace
+from collections.abc import Mapping
+from typing import Any
+
+from pydantic import ValidationError
+from starlette.datastructures import State
+from vllm.engine.arg_utils import AsyncEngineArgs
+from vllm.entrypoints.openai.chat_completion.protocol import ChatCompletionRequest
+from vllm.entrypoints.openai.completion.protocol import CompletionRequest
+from vllm.platforms import current_platform
+from vllm.usage.usage_lib import UsageContext
+from vllm.v1.engine.async_llm import AsyncLLM
+from vllm.v1.engine.exceptions import EngineDeadError
+from vllm.version import __version__ as VLLM_VERSION
+
+from xbatch.engines.vllm import arguments, process, refusals
+from xbatch.engines.vllm.settings import Choice, Machine, choose
+from xbatch.errors import EngineError, UsageError
+from xbatch.rows.outcome import Completion, Outcome, Usage
+from xbatch.rows.request import CHAT, Request
+
+try:
+    from vllm.entrypoints.launchers.api_server.app_state import init_app_state
+except ImportError:  # before vLLM 0.30
+    from vllm.entrypoints.openai.api_server import init_app_state
+
+_IN_FLIGHT_PER_SEQUENCE = 2
+"""So many requests are handed over for each that can run, so that no step finds too few waiting."""
+_STREAMING_FIELDS = ("stream", "stream_options")
+
+
+class VllmEngine:
+    """Answers as `vllm serve` of the installed version would, field by field.
+
+    `settings` are the arguments of `vllm serve` by name; what they leave open is chosen for throughput.
+    """
+
+    def __init__(self, model: str, served_names: list[str], settings: Mapping[str, Any]) -> None:
+        self.max_in_flight = 1
+        self.description = ""
+        self._model = model
+        self._settings = {"model": model, "served_model_name": served_names, **settings}
+        self._llm: AsyncLLM | None = None
+        self._state = State()
+
+    def check(self) -> None:
+        """Have vLLM judge the settings and look at the model's configuration, without loading the model.
+
+        Raises UsageError.
+        """
+        self._args = arguments.parse(self._settings)
+        given = {name.replace("-", "_") for name in self._settings}
+        choices = choose(_look_at_machine(self._model, self._args), given)
+        self._args = arguments.parse(self._settings | {c.name: c.value for c in choices})
+        self._args.disable_log_stats = True
+        try:
+            self._config = AsyncEngineArgs.from_cli_args(self._args).create_engine_config(UsageContext.LLM_CLASS)
+        except (ValueError, TypeError, OSError) as e:
+            raise UsageError(f"vLLM does not take these settings: {_first_line(e)}") from e
+        self.max_in_flight = _IN_FLIGHT_PER_SEQUENCE * self._config.scheduler_config.max_num_seqs
+        self.description = _describe(choices, self._config)
+
+    async def start(self) -> None:
+        """Load the model. Blocks the event loop: nothing can be answered meanwhile anyway.
+
+        Raises EngineError.
+        """
+        try:
+            self._llm = AsyncLLM.from_vllm_config(self._config, usage_context=UsageContext.LLM_CLASS, disable_log_stats=True)
+            tasks = await self._llm.get_supported_tasks()
+            if "generate" not in tasks:
+                raise UsageError(f"{self._model} does not generate text; it does {', '.join(tasks)}")
+            await init_app_state(self._llm, self._state, self._args, tasks)
+        except UsageError:
+            raise
+        except Exception as e:
+            raise EngineError(f"vLLM could not start: {_first_line(e)}") from e
+
+    async def generate(self, request: Request) -> Outcome:
+        """Answer one request by vLLM's serving classes.
+
+        Raises EngineError if the engine has died.
+        """
+        body = {k: v for k, v in request.body.items() if k not in _STREAMING_FIELDS}
+        try:
+            if request.endpoint == CHAT:
+                answer = await self._state.openai_serving_chat.create_chat_completion(ChatCompletionRequest(**body))
+            else:
+                answer = await self._state.openai_serving_completion.create_completion(CompletionRequest(**body))
+        except ValidationError as e:
+            return await refusals.refuse_invalid(e, body)
+        except EngineDeadError as e:
+            raise EngineError(f"vLLM's engine has died: {_first_line(e)}") from e
+        except Exception as e:  # noqa: BLE001 - vLLM's server answers any exception with an error body
+            return refusals.refuse_exception(e)
+        if hasattr(answer, "error"):
+            return refusals.refuse(answer)
+        usage = Usage(answer.usage.prompt_tokens, answer.usage.completion_tokens or 0)
+        return Completion(answer.model_dump_json().encode(), usage)
+
+    def close(self) -> None:
+        """End the engine's processes."""
+        process.kill_children()
+        if self._llm is not None:
+            self._llm.shutdown()
+            self._llm = None
+
+
+def _look_at_machine(model: str, args: Namespace) -> Machine:
+    try:
+        config = AsyncEngineArgs.from_cli_args(args).create_model_config()
+    except (ValueError, TypeError, OSError) as e:
+        raise UsageError(f"the model {model!r} can't be used: {_first_line(e)}") from e
+    heads, size = config.get_total_num_kv_heads(), config.get_head_size()
+    layers = getattr(config.hf_text_config, "num_hidden_layers", 1)
+    kv_bytes = 2 * layers * heads * size * config.dtype.itemsize
+    return Machine(current_platform.is_cpu(), process.free_memory_bytes(), config.max_model_len, kv_bytes)
+
+
+def _describe(choices: list[Choice], config: Any) -> str:
+    scheduler = config.scheduler_config
+    where = "CPU" if current_platform.is_cpu() else current_platform.get_device_name()
+    chosen = ", ".join(map(str, choices)) or (
+        f"max_num_seqs={scheduler.max_num_seqs}, max_num_batched_tokens={scheduler.max_num_batched_tokens} "
+        "(vLLM's own for offline inference)"
+    )
+    return f"vLLM {VLLM_VERSION} on {where}: {chosen}"
+
+
+def _first_line(error: Exception) -> str:
+    text = str(error).strip() or type(error).__name__
+    return text.splitlines()[0]
+
+
+os.environ.setdefault("VLLM_NO_USAGE_STATS", "1")

@@ -1,0 +1,42 @@
+"""How vLLM's server words a refusal, for requests that never pass through its HTTP layer."""
+
+from http import HTTPStatus
+from types import SimpleNamespace
+from typing import Any
+
+import msgspec
+from fastapi.exceptions import RequestValidationError
+from pydantic import ValidationError
+
+from xbatch.rows.outcome import Failure
+
+try:
+    from vllm.entrypoints.serve.exception_handling.error_response import create_error_response
+    from vllm.entrypoints.serve.exception_handling.handlers.validation import validation_exception_handler
+except ImportError:  # before vLLM 0.30
+    from vllm.entrypoints.openai.server_utils import validation_exception_handler
+    from vllm.entrypoints.utils import create_error_response
+
+_SERVER = SimpleNamespace(app=SimpleNamespace(state=SimpleNamespace(args=SimpleNamespace(log_error_stack=False))))
+
+
+async def refuse_invalid(error: ValidationError, body: dict[str, Any]) -> Failure:
+    """The refusal of a body that vLLM's request model does not accept, as FastAPI hands it to vLLM's handler."""
+    errors = [{**e, "loc": ("body", *e["loc"])} for e in error.errors(include_url=False)]
+    answer = await validation_exception_handler(_SERVER, RequestValidationError(errors, body=body))
+    return _failure(answer.status_code, bytes(answer.body))
+
+
+def refuse_exception(error: Exception) -> Failure:
+    """The refusal that vLLM's server makes of an exception."""
+    return refuse(create_error_response(error))
+
+
+def refuse(response: Any) -> Failure:
+    """The refusal in one of vLLM's ErrorResponse objects."""
+    return _failure(int(response.error.code), msgspec.json.encode(response.model_dump()))
+
+
+def _failure(status_code: int, body: bytes) -> Failure:
+    retryable = status_code >= HTTPStatus.INTERNAL_SERVER_ERROR or status_code == HTTPStatus.TOO_MANY_REQUESTS
+    return Failure("api_error", f"status {status_code}", retryable, status_code, body)

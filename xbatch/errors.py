@@ -1,0 +1,45 @@
+"""The exceptions that end a job, each with the exit code that a scheduler acts on."""
+
+from enum import IntEnum
+
+
+class ExitCode(IntEnum):
+    """What the process tells its caller; README lists what a scheduler does with each."""
+
+    COMPLETE = 0
+    TOO_MANY_FAILURES = 1
+    UNUSABLE = 2
+    ENGINE = 3
+    STORAGE = 4
+    BUG = 70
+    INTERRUPTED = 75
+
+
+class XbatchError(Exception):
+    """Trouble with the job; its text is one sentence for the user."""
+
+    exit_code = ExitCode.BUG
+
+
+class UsageError(XbatchError):
+    """The command, an input or an output can't be used; nothing was run."""
+
+    exit_code = ExitCode.UNUSABLE
+
+
+class EngineError(XbatchError):
+    """The engine can't be started or has died; what is settled is kept."""
+
+    exit_code = ExitCode.ENGINE
+
+
+class StorageError(XbatchError):
+    """Reading or writing failed for good; what is settled is kept."""
+
+    exit_code = ExitCode.STORAGE
+
+
+class Interrupted(XbatchError):
+    """The job was stopped and goes on when the same command is run again."""
+
+    exit_code = ExitCode.INTERRUPTED

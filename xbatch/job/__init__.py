@@ -1,0 +1,1 @@
+"""What a job is told to do, and what makes it this job and no other."""

@@ -1,0 +1,37 @@
+"""What makes a job this job: its inputs and everything that changes its answers."""
+
+from typing import Any
+
+from xbatch import storage
+from xbatch.job.spec import JobSpec
+
+
+def identify(spec: JobSpec, inputs: list[str], model: str | None) -> dict[str, Any]:
+    """Name everything that must not change between two runs of one job."""
+    return {
+        "inputs": [{"uri": uri, **_version(uri)} for uri in inputs],
+        "model": model,
+        "served_model_name": spec.served_model_name,
+        "lora_modules": spec.lora_modules,
+        "engine": spec.engine,
+        "engine_args": spec.engine_args,
+        "format": spec.format,
+        "max_line_bytes": spec.max_line_bytes,
+    }
+
+
+def changes(before: dict[str, Any], now: dict[str, Any]) -> list[tuple[str, str, str]]:
+    """Fields that differ: name, value before, value now."""
+    names = sorted({*before, *now})
+    return [(name, _shown(before.get(name)), _shown(now.get(name))) for name in names if before.get(name) != now.get(name)]
+
+
+def _version(uri: str) -> dict[str, Any]:
+    found = storage.stat(uri)
+    return {"size_bytes": found.size_bytes, "version": found.version}
+
+
+def _shown(value: Any) -> str:
+    if isinstance(value, list) and value and isinstance(value[0], dict) and "uri" in value[0]:
+        return ", ".join(f"{v['uri']} ({v['size_bytes']:,} bytes, version {v['version']})" for v in value)
+    return "none" if value is None else str(value)

@@ -1,0 +1,62 @@
+"""Sorting more records than memory should hold."""
+
+import heapq
+from collections.abc import Iterator
+from pathlib import Path
+from tempfile import TemporaryFile
+from typing import BinaryIO
+
+RUN_RECORDS = 1 << 16
+READ_RECORDS = 512
+
+
+class ExternalSorter:
+    """Sorts byte records of one length, keeping at most RUN_RECORDS of them in memory.
+
+    Full runs go to one unnamed spool file in `folder`; the merge reads each run in small pieces.
+    """
+
+    def __init__(self, record_bytes: int, folder: Path | None = None) -> None:
+        self._record_bytes = record_bytes
+        self._folder = folder
+        self._records: list[bytes] = []
+        self._spool: BinaryIO | None = None
+        self._runs: list[tuple[int, int]] = []
+
+    def add(self, record: bytes) -> None:
+        """Take in one record of the agreed length."""
+        self._records.append(record)
+        if len(self._records) >= RUN_RECORDS:
+            self._spill()
+
+    def __iter__(self) -> Iterator[bytes]:
+        """The records in ascending order of their bytes."""
+        self._records.sort()
+        if not self._runs:
+            return iter(self._records)
+        return heapq.merge(self._records, *(self._read(start, end) for start, end in self._runs))
+
+    def close(self) -> None:
+        """Give the spool file back."""
+        if self._spool is not None:
+            self._spool.close()
+
+    def _spill(self) -> None:
+        if self._spool is None:
+            self._spool = TemporaryFile(dir=self._folder)  # noqa: SIM115 - lives as long as the sorter
+        self._records.sort()
+        start = self._runs[-1][1] if self._runs else 0
+        self._spool.seek(start)
+        self._spool.write(b"".join(self._records))
+        self._runs.append((start, start + len(self._records) * self._record_bytes))
+        self._records = []
+
+    def _read(self, start: int, end: int) -> Iterator[bytes]:
+        assert self._spool is not None
+        size = self._record_bytes
+        while start < end:
+            self._spool.seek(start)
+            block = self._spool.read(min(READ_RECORDS * size, end - start))
+            start += len(block)
+            for i in range(0, len(block), size):
+                yield block[i : i + size]

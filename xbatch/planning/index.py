@@ -1,0 +1,96 @@
+"""The index pass: one walk over the whole input that finds out what the job is about."""
+
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+from xbatch.planning.repeats import LinePlace, RepeatFinder
+from xbatch.planning.shards import ShardCutter
+from xbatch.rows.request import ParsedRow, Rejected, parse
+from xbatch.rows.row import Row
+from xbatch.rows.shard import Shard
+
+MAX_NAMED_MODELS = 1000
+"""More names than this in one job are a mistake; the rest is not remembered."""
+
+
+@dataclass(frozen=True, slots=True)
+class NamedModel:
+    """A model that rows ask for."""
+
+    rows: int
+    first_place: str
+
+
+@dataclass(slots=True)
+class Index:
+    """What the index pass has found; grows while it runs."""
+
+    shards: list[Shard] = field(default_factory=list)
+    rows: int = 0
+    num_bytes: int = 0
+    rejected: int = 0
+    first_rejected: Rejected | None = None
+    models: dict[str | None, NamedModel] = field(default_factory=dict)
+    """Names in the rows that can be sent; None stands for rows that name no model."""
+    seeded: int = 0
+    """Rows that bring a seed of their own."""
+
+    def take(self, parsed: ParsedRow, place: str) -> None:
+        """Count one row."""
+        self.rows += 1
+        if isinstance(parsed, Rejected):
+            self.reject(parsed)
+            return
+        self.seeded += parsed.body.get("seed") is not None
+        name = parsed.model if isinstance(parsed.model, str) else None
+        if known := self.models.get(name):
+            self.models[name] = replace(known, rows=known.rows + 1)
+        elif len(self.models) < MAX_NAMED_MODELS:
+            self.models[name] = NamedModel(1, place)
+
+    def reject(self, rejected: Rejected) -> None:
+        """Count a row that never becomes a request."""
+        self.rejected += 1
+        self.first_rejected = self.first_rejected or rejected
+
+
+def index_rows(
+    scans: Iterable[Iterator[Row]],
+    index: Index,
+    places: Callable[[LinePlace], str],
+    spool_folder: Path | None = None,
+    stopped: Callable[[], bool] = lambda: False,
+) -> None:
+    """Walk over every row of every input and fill in `index`; its shards are complete when this returns.
+
+    `scans` holds one iterator of rows for each input, `places` names a line of an input for the user.
+    Ends early, with an index that says so by its counts only, once `stopped` tells it to.
+    """
+    cutter, repeats = ShardCutter(), RepeatFinder(spool_folder)
+    for file, rows in enumerate(scans):
+        for row in rows:
+            parsed = parse(row)
+            index.take(parsed, row.place)
+            index.num_bytes += row.num_bytes
+            repeats.add(parsed.custom_id, row.index, (file, row.line))
+            if ended := cutter.add(file, row.offset, row.line, row.num_bytes):
+                index.shards.append(ended)
+            if stopped():
+                return
+    if ended := cutter.close():
+        index.shards.append(ended)
+    index.shards = list(_with_repeats(index.shards, repeats.repeats(), places))
+    repeats.close()
+
+
+def _with_repeats(
+    shards: list[Shard], repeats: Iterator[tuple[int, LinePlace]], places: Callable[[LinePlace], str]
+) -> Iterator[Shard]:
+    pending = next(repeats, None)
+    for shard in shards:
+        mine: dict[int, str] = {}
+        while pending is not None and pending[0] < shard.first_row + shard.rows:
+            mine[pending[0]] = places(pending[1])
+            pending = next(repeats, None)
+        yield replace(shard, repeats=mine) if mine else shard

@@ -1,0 +1,135 @@
+"""From a row to a request, or to the reason why it is none."""
+
+from dataclasses import dataclass
+from typing import Any, TypeAlias
+
+from xbatch.rows import strict_json
+from xbatch.rows.outcome import Failure
+from xbatch.rows.row import Row
+
+CHAT = "/v1/chat/completions"
+COMPLETIONS = "/v1/completions"
+ENDPOINTS = (CHAT, COMPLETIONS)
+EXCERPT_BYTES = 200
+
+_BATCH_LINE_KEYS = ("body", "url", "method")
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """A row that can be sent to an engine.
+
+    Formats: the lines of OpenAI's batch input files, and bare bodies of its two endpoints.
+    """
+
+    index: int
+    custom_id: str
+    endpoint: str
+    """One of ENDPOINTS."""
+    body: dict[str, Any]
+    num_bytes: int
+    """Size of the row in its input: what the request costs while it waits."""
+
+    @property
+    def model(self) -> object:
+        """The model that the row names, None if it names none; any JSON value if the row is wrong."""
+        return self.body.get("model")
+
+
+@dataclass(frozen=True, slots=True)
+class Rejected:
+    """A row that never became a request."""
+
+    index: int
+    custom_id: str
+    failure: Failure
+
+
+ParsedRow: TypeAlias = Request | Rejected
+
+
+class _Unfit(Exception):
+    """Leaves the nested checks below; never leaves this module."""
+
+    def __init__(self, code: str, message: str) -> None:
+        super().__init__(message)
+        self.code = code
+
+
+def parse(row: Row) -> ParsedRow:
+    """Turn a row into a request, or into the failure that is its response.
+
+    What stands inside the body is the API's to judge, so only what keeps a row from being sent is rejected here:
+    the codes are `line_too_long`, `invalid_json_line`, `invalid_unicode`, `json_too_deep`, `body_not_object`,
+    `invalid_custom_id`, `duplicate_custom_id`, `invalid_method`, `invalid_url`.
+    """
+    custom_id = f"row-{row.index}"
+    try:
+        if row.too_long:
+            raise _Unfit("line_too_long", f"the row has {row.num_bytes:,} bytes, more than --max-line-bytes allows")
+        value = _object(strict_json.decode(row.data), "the row")
+        custom_id = _custom_id(value, custom_id)
+        if row.first_use is not None:
+            raise _Unfit("duplicate_custom_id", f"custom_id {custom_id!r} is already used in {row.first_use}")
+        endpoint, body = _body(value)
+        return Request(row.index, custom_id, endpoint, body, row.num_bytes)
+    except (_Unfit, strict_json.BadJson) as e:
+        return Rejected(row.index, custom_id, Failure(e.code, f"{row.place}: {e}{_excerpt(row, e.code)}"))
+
+
+
+
+def _object(value: Any, what: str) -> dict[str, Any]:
+    if isinstance(value, dict):
+        return value
+    hint = "; write it as an object, not as a string that holds JSON" if isinstance(value, str) else ""
+    raise _Unfit("body_not_object", f"{what} is {_kind(value)}, not an object{hint}")
+
+
+def _custom_id(value: dict[str, Any], generated: str) -> str:
+    given = value.get("custom_id")
+    if given is None:
+        return generated
+    if isinstance(given, str) and given:
+        return given
+    what = "an empty string" if given == "" else _kind(given)
+    raise _Unfit("invalid_custom_id", f"custom_id is {what}, not a text")
+
+
+def _body(value: dict[str, Any]) -> tuple[str, dict[str, Any]]:
+    if not any(key in value for key in _BATCH_LINE_KEYS):
+        body = {key: v for key, v in value.items() if key != "custom_id"}
+        return _endpoint_for(body, "the row"), body
+    if (method := value.get("method") or "POST") != "POST":
+        raise _Unfit("invalid_method", f"method is {method!r}; only POST makes a response")
+    if "body" not in value:
+        raise _Unfit("body_not_object", 'the row has no "body"')
+    body = _object(value["body"], "body")
+    if (url := value.get("url")) is None:
+        return _endpoint_for(body, "body"), body
+    if url not in ENDPOINTS:
+        raise _Unfit("invalid_url", f"url is {url!r}; xbatch answers {' and '.join(ENDPOINTS)}")
+    return url, body
+
+
+def _endpoint_for(body: dict[str, Any], what: str) -> str:
+    if "messages" in body:
+        return CHAT
+    if "prompt" in body:
+        return COMPLETIONS
+    raise _Unfit("invalid_url", f'{what} has neither "messages" nor "prompt", so no endpoint fits it')
+
+
+def _kind(value: Any) -> str:
+    if value is None:
+        return "null"
+    names = {bool: "a boolean", int: "a number", float: "a number", str: "a text", list: "an array", dict: "an object"}
+    return names[type(value)]
+
+
+def _excerpt(row: Row, code: str) -> str:
+    """The row's beginning, where the row can't be told otherwise."""
+    if code not in ("invalid_json_line", "invalid_unicode", "json_too_deep", "line_too_long"):
+        return ""
+    text = row.data[:EXCERPT_BYTES].decode("utf-8", "backslashreplace")
+    return f": {text}" + ("..." if row.num_bytes > EXCERPT_BYTES else "")

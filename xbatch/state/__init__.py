@@ -1,0 +1,1 @@
+"""The only truth about a job's progress: what lies in its state folder."""
