@@ -44,7 +44,7 @@ class JsonlSource:
         self.uri = uri
         self.blank_lines = 0
         self._max_line_bytes = max_line_bytes
-        self._shown_as = shown_as or uri
+        self.shown_as = shown_as or uri
 
     def check(self) -> None:
         """Refuse what is missing, unreadable or evidently not JSONL.
@@ -55,14 +55,14 @@ class JsonlSource:
             with storage.open_read(self.uri) as file:
                 head = file.read(8)
         except FileNotFoundError:
-            raise UsageError(f"{self._shown_as} does not exist") from None
+            raise UsageError(f"{self.shown_as} does not exist") from None
         except IsADirectoryError:
-            raise UsageError(f"{self._shown_as} is a folder") from None
+            raise UsageError(f"{self.shown_as} is a folder") from None
         except OSError as e:
-            raise UsageError(f"{self._shown_as} can't be read: {e.strerror or e}") from e
+            raise UsageError(f"{self.shown_as} can't be read: {e.strerror or e}") from e
         for magic, what in _UNREADABLE:
             if head.startswith(magic):
-                raise UsageError(f"{self._shown_as} is {what}, not JSONL in UTF-8")
+                raise UsageError(f"{self.shown_as} is {what}, not JSONL in UTF-8")
 
     def scan(self, first_row: int) -> Iterator[Row]:
         """Every row from the beginning of the file."""
@@ -84,14 +84,14 @@ class JsonlSource:
                 index += 1
             if index == end:
                 return
-        raise StorageError(f"{self._shown_as} has become shorter while it was read")
+        raise StorageError(f"{self.shown_as} has become shorter while it was read")
 
     def _row(self, index: int, line: _Line, first_use: str | None) -> Row:
-        place = f"{self._shown_as}:{line.number}"
+        place = f"{self.shown_as}:{line.number}"
         return Row(index, place, line.number, line.offset, line.data, line.num_bytes, line.too_long, first_use)
 
     def _lines(self, offset: int, number: int) -> Iterator[_Line]:
-        with storage.translated(self._shown_as), storage.open_read(self.uri) as file:
+        with storage.translated(self.shown_as), storage.open_read(self.uri) as file:
             file.seek(offset)
             while data := file.readline(self._max_line_bytes + 2):
                 num_bytes = len(data)

@@ -1,0 +1,311 @@
+"""From a job specification to the parts that run it: the only file that knows the implementations."""
+
+import asyncio
+import shutil
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+from xbatch import storage
+from xbatch.engines import Engine
+from xbatch.errors import ExitCode, Interrupted, UsageError
+from xbatch.job.identity import changes, identify
+from xbatch.job.models import check_names, choose_model
+from xbatch.job.places import STDIN, STDOUT, Places, find_places
+from xbatch.job.spec import JobSpec
+from xbatch.planning.index import Index, index_rows
+from xbatch.planning.scheduler import Scheduler
+from xbatch.report.progress import Snapshot
+from xbatch.rows.request import ParsedRow, parse
+from xbatch.rows.response import response_line
+from xbatch.rows.shard import Shard
+from xbatch.run import Stop, run_job
+from xbatch.sinks import OutputRow
+from xbatch.sinks.jsonl import JsonlSink
+from xbatch.sources.jsonl import JsonlSource
+from xbatch.state.folder import StateFolder
+from xbatch.state.journal import Journal
+from xbatch.state.records import Counts
+
+INDEX_FIRST_S = 1.0
+"""The index pass gets this head start, so that most mistakes are found before anything is loaded."""
+
+
+class Job:
+    """One run of one job, from its specification to its report.
+
+    `tell` is called with every sentence that the user should see; `before_engine` with the path of the engine's log,
+    before anything that writes to it is imported.
+    """
+
+    def __init__(
+        self,
+        spec: JobSpec,
+        scratch: Path,
+        stop: Stop,
+        tell: Callable[[str], None],
+        before_engine: Callable[[Path], None] = lambda _: None,
+    ) -> None:
+        self._spec = spec
+        self._stop = stop
+        self._tell = tell
+        self._before_engine = before_engine
+        self._phase = "indexing"
+        self._index = Index()
+        self._shards: list[Shard] | None = None
+        self._journal: Journal | None = None
+        self._scheduler: Scheduler | None = None
+        self._engine: Engine | None = None
+        self._began_s = time.monotonic()
+        self._running_s = 0.0
+        self.places: Places = find_places(spec, scratch)
+        self.state = StateFolder(self.places.state)
+        self._inputs = self.places.inputs
+        if self._inputs == [STDIN]:
+            self._inputs = [_spool_stdin(scratch)]
+        shown = ["stdin"] if self.places.inputs == [STDIN] else self._inputs
+        self._sources = [JsonlSource(u, spec.max_line_bytes, s) for u, s in zip(self._inputs, shown, strict=True)]
+        self._sink = JsonlSink(self.places.targets, self.places.errors, self.state.spool)
+
+    def snapshot(self) -> Snapshot:
+        """The job at this moment."""
+        total = sum(s.rows for s in self._shards) if self._shards is not None else self._index.rows
+        counts = self._journal.counts if self._journal else Counts()
+        return Snapshot(self._phase, total, counts, self._scheduler.in_flight if self._scheduler else 0)
+
+    @property
+    def answering(self) -> bool:
+        """Rows are in flight, so stopping means to drain."""
+        return self._phase in ("running", "draining")
+
+    async def run(self) -> dict[str, Any]:
+        """Do what is left of the job and return its report.
+
+        Raises UsageError, EngineError, StorageError, Interrupted.
+        """
+        self._check()
+        if (report := self._finished_before()) is not None:
+            return report
+        index = self._start_index()
+        model = self._choose_model(index)
+        made = not self.state.exists
+        try:
+            self.state.lock()
+            self._engine = self._make_engine(model)
+            await self._load(index)
+        except UsageError:
+            if made:
+                shutil.rmtree(self.state.path, ignore_errors=True)
+            raise
+        return await self._answer_all(model)
+
+    def close(self) -> None:
+        """End the engine's processes, if there are any."""
+        if self._engine is not None:
+            self._engine.close()
+
+    def _check(self) -> None:
+        for source in self._sources:
+            source.check()
+        self._sink.check()
+        if self._spec.restart and self.state.path.exists():
+            self.state.lock()
+            shutil.rmtree(self.state.path)
+
+    def _finished_before(self) -> dict[str, Any] | None:
+        """The report of a job that is complete; None if there is something to do."""
+        if not self.state.exists:
+            return None
+        job = self.state.job()
+        now = identify(self._spec, self._inputs, self._spec.model or job.identity["model"])
+        if changed := changes(job.identity, now):
+            rows = "\n".join(f"  {name}: {before} -> {after}" for name, before, after in changed)
+            raise UsageError(
+                f"{self.state.path} belongs to a job with other inputs or settings:\n{rows}\n"
+                "Run it as it was, choose another output by -o, or throw away what it has done by --restart"
+            )
+        if (report := self.state.report()) is not None:
+            self._tell("already complete: nothing was run, nothing rewritten")
+        return report
+
+    def _start_index(self) -> threading.Thread:
+        """Begin to look at every row, and wait a moment for the result."""
+        self._shards = self.state.plan() if self.state.exists else None
+        thread = threading.Thread(target=self._look_at_rows, name="index", daemon=True)
+        self._index_trouble: Exception | None = None
+        thread.start()
+        thread.join(INDEX_FIRST_S)
+        return thread
+
+    def _look_at_rows(self) -> None:
+        try:
+            scans = _scan_all(self._sources, self._index)
+            index_rows(scans, self._index, lambda p: f"{self._sources[p[0]].shown_as}:{p[1]}")
+        except Exception as e:  # noqa: BLE001 - carried over to the caller's thread
+            self._index_trouble = e
+
+    def _choose_model(self, index: threading.Thread) -> str | None:
+        while not self._index.models and index.is_alive():
+            index.join(0.1)
+        if not index.is_alive():
+            self._check_index()
+        return choose_model(self._spec.model, dict(self._index.models))
+
+    def _check_index(self) -> None:
+        if self._index_trouble is not None:
+            raise self._index_trouble
+        model = choose_model(self._spec.model, self._index.models)
+        check_names({model or "", *self._spec.served_model_name, *self._spec.lora_modules}, self._index.models)
+
+    def _make_engine(self, model: str | None) -> Engine | None:
+        if model is None or not (self._index.models):
+            return None
+        if self._spec.engine == "fake":
+            from xbatch.engines.fake import FakeEngine
+
+            settings = self._spec.engine_args
+            return FakeEngine(
+                delay_s=float(settings.get("delay_s", 0)),
+                start_s=float(settings.get("start_s", 0)),
+                max_in_flight=int(settings.get("max_in_flight", 64)),
+            )
+        self._before_engine(self.state.engine_log)
+        return _make_vllm(model, self._spec)
+
+    async def _load(self, index: threading.Thread) -> None:
+        """Get the engine ready while the rest of the rows is looked at."""
+        if self._engine is not None:
+            self._engine.check()
+            self._tell(self._engine.description)
+            self._phase = "loading"
+            await self._engine.start()
+        while index.is_alive():
+            index.join(0.05)
+            await asyncio.sleep(0)
+        self._check_index()
+        if self._index.rejected:
+            first = self._index.first_rejected
+            assert first is not None
+            self._tell(f"{self._index.rejected:,} rows can't be sent; the first: {first.failure.message}")
+
+    async def _answer_all(self, model: str | None) -> dict[str, Any]:
+        job = self.state.create(identify(self._spec, self._inputs, model))
+        if self._shards is None:
+            self._shards = self._index.shards
+            self.state.write_plan(self._shards)
+        self._journal = Journal(self.state.path, job.job)
+        self._journal.resume(self._shards)
+        before = self._journal.counts.total
+        if before:
+            self._tell(f"going on: {before:,} of {self._index.rows:,} rows are settled already")
+        form = self._spec.format
+        engine = self._engine or _NoEngine()
+        self._scheduler = Scheduler(engine.max_in_flight)
+        self._phase, began_s, counts = "running", time.monotonic(), self._journal.counts
+        earlier = Counts(counts.completed, counts.failed, counts.prompt_tokens, counts.completion_tokens)
+        self._stop.listen(lambda: setattr(self, "_phase", "draining"))
+        try:
+            complete = await run_job(
+                self._feed(),
+                self._scheduler,
+                engine,
+                self._journal,
+                lambda index, custom_id, outcome: response_line(job.job, index, custom_id, outcome, form),
+                self._stop,
+            )
+        finally:
+            self._running_s = time.monotonic() - began_s
+            self.close()
+            self._journal.close()
+        if not complete:
+            left = self._index.rows - self._journal.counts.total
+            raise Interrupted(f"stopped with {left:,} rows to go; run the same command again to finish")
+        self._phase = "writing"
+        return self._finalize(job.job, model, earlier)
+
+    def _feed(self) -> Iterator[tuple[Shard, ParsedRow]]:
+        assert self._shards is not None and self._journal is not None
+        for shard in self._shards:
+            if (settled := self._journal.settled(shard)) is None:
+                continue
+            for row in self._sources[shard.file].read(shard):
+                if row.index not in settled:
+                    yield shard, parse(row)
+
+    def _finalize(self, job_id: str, model: str | None, earlier: Counts) -> dict[str, Any]:
+        assert self._journal is not None
+        outputs = self._sink.publish(self._output_rows())
+        counts = self._journal.counts
+        report = {
+            "job": job_id,
+            "model": model,
+            "request_counts": {"total": counts.total, "completed": counts.completed, "failed": counts.failed},
+            "usage": {"prompt_tokens": counts.prompt_tokens, "completion_tokens": counts.completion_tokens},
+            "blank_lines": sum(source.blank_lines for source in self._sources),
+            "elapsed_s": round(time.monotonic() - self._began_s, 3),
+            "running_s": round(self._running_s, 3),
+            "this_run": {
+                "rows": counts.total - earlier.total,
+                "prompt_tokens": counts.prompt_tokens - earlier.prompt_tokens,
+                "completion_tokens": counts.completion_tokens - earlier.completion_tokens,
+            },
+            "outputs": [
+                {"uri": o.uri, "rows": o.rows, "num_bytes": o.num_bytes, "sha256": o.sha256} for o in outputs
+            ],
+            "state": str(self.state.path),
+            "engine": self._engine.description if self._engine else None,
+            "engine_log": str(self.state.engine_log) if self._spec.engine == "vllm" and self._engine else None,
+        }
+        self.state.write_report(report)
+        return report
+
+    def _output_rows(self) -> Iterator[OutputRow]:
+        assert self._shards is not None and self._journal is not None
+        for shard in self._shards:
+            for row in self._journal.rows(shard):
+                yield OutputRow(shard.file, row.completed, row.line)
+
+
+class _NoEngine:
+    """Stands where no row needs an engine."""
+
+    max_in_flight = 1
+
+
+def exit_code(spec: JobSpec, report: dict[str, Any]) -> ExitCode:
+    """What the process should tell its caller about a complete job."""
+    counts = report["request_counts"]
+    if counts["failed"] > spec.allowed_failures(counts["total"]):
+        return ExitCode.TOO_MANY_FAILURES
+    return ExitCode.COMPLETE
+
+
+def _scan_all(sources: list[JsonlSource], index: Index) -> Iterator[Iterator[Any]]:
+    for source in sources:
+        yield source.scan(index.rows)
+
+
+def _spool_stdin(scratch: Path) -> str:
+    """Keep standard input, so that rows can be read more than once."""
+    path = scratch / "stdin.jsonl"
+    with open(path, "xb") as file:
+        shutil.copyfileobj(sys.stdin.buffer, file, storage.READ_BUFFER_BYTES)
+    return str(path)
+
+
+def _make_vllm(model: str, spec: JobSpec) -> Engine:
+    from xbatch.demo import MODEL_PATH
+    from xbatch.engines.vllm.installed import missing_engine_sentence
+
+    if (sentence := missing_engine_sentence()) is not None:
+        raise UsageError(sentence)
+    from xbatch.engines.vllm.engine import VllmEngine
+
+    settings: dict[str, Any] = dict(spec.engine_args)
+    if spec.lora_modules:
+        settings |= {"enable_lora": "true", "lora_modules": [f"{n}={p}" for n, p in spec.lora_modules.items()]}
+    path = str(MODEL_PATH) if model == "demo" else model
+    return VllmEngine(path, [model, *spec.served_model_name], settings)

@@ -1,0 +1,39 @@
+"""Words in, exit code out; one file a command, imported only when the command is called."""
+
+from importlib import import_module
+
+import click
+
+from xbatch import __version__
+
+COMMANDS = {
+    "run": "Answer every row of the inputs.",
+    "doctor": "Tell what this machine can run, what is missing and how to mend it.",
+}
+"""Commands by name; the text is told here so that help need not import them."""
+
+
+class LazyGroup(click.Group):
+    """A group whose commands lie in modules of their own."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        """The commands in the order in which help shows them."""
+        return list(COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        """Import a command."""
+        if cmd_name not in COMMANDS:
+            return None
+        command: click.Command = getattr(import_module(f"xbatch.cli.{cmd_name}"), cmd_name)
+        return command
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """List the commands without importing them."""
+        with formatter.section("Commands"):
+            formatter.write_dl(list(COMMANDS.items()))
+
+
+@click.command(cls=LazyGroup, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(__version__)
+def main() -> None:
+    """Turn a file of LLM requests into a file of answers, and never lose or repeat a row."""

@@ -1,0 +1,190 @@
+"""`xbatch run`: answer every row of the inputs."""
+
+import os
+import sys
+from typing import TYPE_CHECKING, Any, NoReturn
+
+import click
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from xbatch.cli.terminal import Terminal
+    from xbatch.job.spec import JobSpec
+
+# vLLM's flags that users give most, under vLLM's names; every other one goes through --engine-arg.
+VLLM_FLAGS: dict[str, str] = {
+    "tokenizer": "Name or folder of the tokenizer, if it is not the model's.",
+    "revision": "Branch, tag or commit of the model.",
+    "dtype": "Number type of weights and activations.",
+    "quantization": "How the weights are quantized.",
+    "load-format": "Format of the weights.",
+    "max-model-len": "Longest prompt and answer together, in tokens.",
+    "max-num-seqs": "Sequences that run at a time.",
+    "max-num-batched-tokens": "Tokens of one step.",
+    "tensor-parallel-size": "GPUs that share one copy of the model.",
+    "pipeline-parallel-size": "Stages that the model's layers are split into.",
+    "gpu-memory-utilization": "Share of the GPU's memory to use.",
+    "seed": "Seed of the engine.",
+    "chat-template": "A chat template, or the file that holds it.",
+    "tool-call-parser": "How the model writes tool calls; turns on automatic tool choice.",
+    "reasoning-parser": "How the model marks its reasoning.",
+}
+
+
+def vllm_flags(command: Any) -> Any:
+    """Add vLLM's flags to a command."""
+    for name, text in reversed(VLLM_FLAGS.items()):
+        command = click.option(f"--{name}", metavar="VALUE", help=text)(command)
+    return command
+
+
+def _pairs(_: click.Context, parameter: click.Parameter, values: tuple[str, ...]) -> dict[str, str]:
+    for value in values:
+        if "=" not in value:
+            raise click.BadParameter(f"{value!r} is not NAME=VALUE", param=parameter)
+    return dict(value.split("=", 1) for value in values)
+
+
+@click.command()
+@click.argument("inputs", nargs=-1, required=True, metavar="INPUT...")
+@click.option("-o", "--output", metavar="PATH", help="A file, a folder (ending in /), or - for standard output.")
+@click.option("--errors", metavar="PATH", help="Put failed rows into a file of their own.")
+@click.option("--format", type=click.Choice(["batch", "body"]), default="batch", help="Batch lines, or bare bodies.")
+@click.option("-m", "--model", metavar="MODEL", help="The model; without it the one that the rows name.")
+@click.option("--served-model-name", multiple=True, metavar="NAME", help="Another name for the model; repeatable.")
+@click.option("--lora-modules", multiple=True, metavar="NAME=PATH", callback=_pairs, help="An adapter; repeatable.")
+@vllm_flags
+@click.option("--trust-remote-code", is_flag=True, help="Run code that comes with the model.")
+@click.option("--engine-arg", multiple=True, metavar="NAME=VALUE", callback=_pairs, help="Any other setting of vLLM.")
+@click.option("--max-failures", default="0", metavar="N|P%", help="Failed rows that still count as success.")
+@click.option("--max-line-bytes", type=int, default=64 << 20, metavar="BYTES", help="Longest row that is read.")
+@click.option("--drain-s", type=float, default=20.0, metavar="SECONDS", help="Time for rows in flight when stopped.")
+@click.option("--state", metavar="PATH", help="The state folder; without it OUTPUT.xbatch.")
+@click.option("--restart", is_flag=True, help="Throw away what an earlier run has done and begin anew.")
+@click.option("--quiet", is_flag=True, help="Show errors only.")
+@click.option("--engine", type=click.Choice(["vllm", "fake"]), default="vllm", hidden=True)
+def run(**options: Any) -> None:
+    """Answer every row of the inputs.
+
+    INPUT is a file of JSONL, a glob, a folder, or - for standard input. Rows are OpenAI batch lines or bare bodies of
+    /v1/chat/completions and /v1/completions. Running the same command again finishes what was interrupted.
+
+    \b
+    Exit codes:
+      0   complete          2   can't be used, nothing was run   4   storage failed
+      1   too many failed   3   the engine failed                75  interrupted, run it again
+    """
+    from xbatch.cli import signals
+    from xbatch.cli.terminal import Terminal
+
+    signals.block()
+    terminal = Terminal()
+    quiet = options.pop("quiet")
+    _leave(_run(_spec(options, terminal), terminal, quiet=quiet), terminal)
+
+
+def _spec(options: dict[str, Any], terminal: "Terminal") -> "JobSpec":
+    from pydantic import ValidationError
+
+    from xbatch.job.spec import JobSpec
+
+    given = {name.replace("-", "_"): options.pop(name.replace("-", "_")) for name in VLLM_FLAGS}
+    settings = {name: value for name, value in given.items() if value is not None}
+    if "tool_call_parser" in settings:
+        settings["enable_auto_tool_choice"] = "true"
+    if options.pop("trust_remote_code"):
+        settings["trust_remote_code"] = "true"
+    settings |= {name.replace("-", "_"): value for name, value in options.pop("engine_arg").items()}
+    options["served_model_name"] = list(options["served_model_name"])
+    try:
+        return JobSpec(engine_args=settings, **{**options, "inputs": list(options["inputs"])})
+    except ValidationError as e:
+        first = e.errors()[0]
+        _fail(terminal, 2, f"--{str(first['loc'][0]).replace('_', '-')}: {first['msg']}")
+
+
+def _run(spec: "JobSpec", terminal: "Terminal", *, quiet: bool) -> int:
+    import asyncio
+    import tempfile
+    import traceback
+    from pathlib import Path
+
+    from xbatch.errors import ExitCode, XbatchError
+
+    with tempfile.TemporaryDirectory(prefix="xbatch-") as scratch:
+        try:
+            return asyncio.run(_answer(spec, Path(scratch), terminal, quiet=quiet))
+        except XbatchError as e:
+            terminal.err.write(f"xbatch: {e}\n")
+            return e.exit_code
+        except Exception:  # noqa: BLE001 - the last resort of the process
+            terminal.err.write(f"xbatch: this is a bug in xbatch; progress is kept\n{traceback.format_exc()}")
+            return ExitCode.BUG
+
+
+async def _answer(spec: "JobSpec", scratch: "Path", terminal: "Terminal", *, quiet: bool) -> int:
+    import asyncio
+
+    from rich.console import Console
+
+    from xbatch.assemble import Job, exit_code
+    from xbatch.cli import signals
+    from xbatch.job.places import STDOUT
+    from xbatch.report.closing import show_closing
+    from xbatch.report.progress import BAR_EVERY_S, JSON_EVERY_S, BarProgress, JsonProgress, Ticker
+    from xbatch.run import Stop
+
+    console = Console(file=terminal.err, highlight=False)
+    stop, loop = Stop(spec.drain_s), asyncio.get_running_loop()
+    tell = (lambda _: None) if quiet else (lambda text: console.print(text, markup=False, soft_wrap=True))
+    job = Job(spec, scratch, stop, tell, terminal.divert)
+
+    def on_signal(count: int) -> None:
+        if count == 1 and job.answering:
+            tell(f"stopping: waiting up to {spec.drain_s:g} s for rows in flight; once more to leave at once")
+            loop.call_soon_threadsafe(stop.request)
+        elif job.answering and count == 2:
+            loop.call_soon_threadsafe(stop.request)
+        else:
+            job.close()
+            _fail(terminal, 75, "stopped; run the same command again to go on")
+
+    signals.watch(on_signal)
+    ticker = None
+    if not quiet:
+        if console.is_terminal:
+            ticker = Ticker(BarProgress(job.snapshot, console), BAR_EVERY_S)
+        else:
+            ticker = Ticker(JsonProgress(job.snapshot, terminal.err), JSON_EVERY_S)
+    try:
+        report = await job.run()
+    finally:
+        if ticker is not None:
+            ticker.close()
+        job.close()
+    if job.places.shown_output == STDOUT:
+        _copy_out(job.places.targets[0], terminal)
+    if not quiet:
+        show_closing(console, report)
+    return exit_code(spec, report)
+
+
+def _copy_out(path: "Path", terminal: "Terminal") -> None:
+    import shutil
+
+    with open(path, "rb") as file:
+        shutil.copyfileobj(file, terminal.out)
+
+
+def _fail(terminal: "Terminal", code: int, message: str) -> NoReturn:
+    terminal.err.write(f"xbatch: {message}\n")
+    _leave(code, terminal)
+
+
+def _leave(code: int, terminal: "Terminal") -> NoReturn:
+    """End the process without waiting for anybody's threads or finalizers: everything that matters is on disk."""
+    terminal.err.flush()
+    terminal.out.flush()
+    sys.stdout.flush()
+    os._exit(code)

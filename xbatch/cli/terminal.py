@@ -1,0 +1,27 @@
+"""What the user reads, kept apart from everything that libraries print."""
+
+import os
+import sys
+from pathlib import Path
+from typing import BinaryIO, TextIO
+
+
+class Terminal:
+    """The process's own standard output and error.
+
+    After `divert` only what is written through this object reaches the user; whatever else is printed, by this
+    process or by those it starts, goes to a log.
+    """
+
+    def __init__(self) -> None:
+        sys.stdout.flush()
+        sys.stderr.flush()
+        self.err: TextIO = os.fdopen(os.dup(2), "w", encoding="utf-8", errors="backslashreplace", buffering=1)
+        self.out: BinaryIO = os.fdopen(os.dup(1), "wb")
+
+    def divert(self, log: Path) -> None:
+        """Send to `log` what anybody else prints from here on."""
+        fd = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
+        os.dup2(fd, 1)
+        os.dup2(fd, 2)
+        os.close(fd)
