@@ -3,22 +3,26 @@
 import asyncio
 import shutil
 import sys
-import threading
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from xbatch import storage
 from xbatch.engines import Engine
-from xbatch.errors import ExitCode, Interrupted, UsageError
+from xbatch.engines.fake import FakeEngine
+from xbatch.errors import Interrupted, UsageError
 from xbatch.job.identity import changes, identify
 from xbatch.job.models import check_names, choose_model
-from xbatch.job.places import STDIN, STDOUT, Places, find_places
+from xbatch.job.places import STDIN, Places, find_places
 from xbatch.job.spec import JobSpec
-from xbatch.planning.index import Index, index_rows
+from xbatch.planning.index import Index
+from xbatch.planning.index_pass import IndexPass
+from xbatch.planning.repeats import LinePlace
 from xbatch.planning.scheduler import Scheduler
 from xbatch.report.progress import Snapshot
+from xbatch.report.totals import make_report
 from xbatch.rows.request import ParsedRow, parse
 from xbatch.rows.response import response_line
 from xbatch.rows.shard import Shard
@@ -68,6 +72,7 @@ class Job:
             self._inputs = [_spool_stdin(scratch)]
         shown = ["stdin"] if self.places.inputs == [STDIN] else self._inputs
         self._sources = [JsonlSource(u, spec.max_line_bytes, s) for u, s in zip(self._inputs, shown, strict=True)]
+        self._index_pass = IndexPass(_scan_all(self._sources, self._index), self._index, self._place)
         self._sink = JsonlSink(self.places.targets, self.places.errors, self.state.spool)
 
     def snapshot(self) -> Snapshot:
@@ -89,13 +94,13 @@ class Job:
         self._check()
         if (report := self._finished_before()) is not None:
             return report
-        index = self._start_index()
-        model = self._choose_model(index)
+        self._shards = self.state.plan() if self.state.exists else None
+        model = self._choose_model()
         made = not self.state.exists
         try:
             self.state.lock()
             self._engine = self._make_engine(model)
-            await self._load(index)
+            await self._load()
         except UsageError:
             if made:
                 shutil.rmtree(self.state.path, ignore_errors=True)
@@ -131,32 +136,16 @@ class Job:
             self._tell("already complete: nothing was run, nothing rewritten")
         return report
 
-    def _start_index(self) -> threading.Thread:
-        """Begin to look at every row, and wait a moment for the result."""
-        self._shards = self.state.plan() if self.state.exists else None
-        thread = threading.Thread(target=self._look_at_rows, name="index", daemon=True)
-        self._index_trouble: Exception | None = None
-        thread.start()
-        thread.join(INDEX_FIRST_S)
-        return thread
-
-    def _look_at_rows(self) -> None:
-        try:
-            scans = _scan_all(self._sources, self._index)
-            index_rows(scans, self._index, lambda p: f"{self._sources[p[0]].shown_as}:{p[1]}")
-        except Exception as e:  # noqa: BLE001 - carried over to the caller's thread
-            self._index_trouble = e
-
-    def _choose_model(self, index: threading.Thread) -> str | None:
-        while not self._index.models and index.is_alive():
-            index.join(0.1)
-        if not index.is_alive():
-            self._check_index()
+    def _choose_model(self) -> str | None:
+        """Begin to look at every row, and tell the model as soon as it is known."""
+        self._index_pass.start()
+        if self._index_pass.wait(INDEX_FIRST_S):
+            self._check_names()
+        while not self._index.models and not self._index_pass.wait(0.1):
+            pass
         return choose_model(self._spec.model, dict(self._index.models))
 
-    def _check_index(self) -> None:
-        if self._index_trouble is not None:
-            raise self._index_trouble
+    def _check_names(self) -> None:
         model = choose_model(self._spec.model, self._index.models)
         check_names({model or "", *self._spec.served_model_name, *self._spec.lora_modules}, self._index.models)
 
@@ -164,31 +153,20 @@ class Job:
         if model is None or not (self._index.models):
             return None
         if self._spec.engine == "fake":
-            from xbatch.engines.fake import FakeEngine
-
-            settings = self._spec.engine_args
-            return FakeEngine(
-                delay_s=float(settings.get("delay_s", 0)),
-                start_s=float(settings.get("start_s", 0)),
-                max_in_flight=int(settings.get("max_in_flight", 64)),
-            )
+            return _make_fake(self._spec.engine_args)
         self._before_engine(self.state.engine_log)
         return _make_vllm(model, self._spec)
 
-    async def _load(self, index: threading.Thread) -> None:
+    async def _load(self) -> None:
         """Get the engine ready while the rest of the rows is looked at."""
         if self._engine is not None:
             self._engine.check()
             self._tell(self._engine.description)
             self._phase = "loading"
             await self._engine.start()
-        while index.is_alive():
-            index.join(0.05)
-            await asyncio.sleep(0)
-        self._check_index()
-        if self._index.rejected:
-            first = self._index.first_rejected
-            assert first is not None
+        await asyncio.to_thread(self._index_pass.wait)
+        self._check_names()
+        if (first := self._index.first_rejected) is not None:
             self._tell(f"{self._index.rejected:,} rows can't be sent; the first: {first.failure.message}")
 
     async def _answer_all(self, model: str | None) -> dict[str, Any]:
@@ -202,7 +180,7 @@ class Job:
         if before:
             self._tell(f"going on: {before:,} of {self._index.rows:,} rows are settled already")
         form = self._spec.format
-        engine = self._engine or _NoEngine()
+        engine = self._engine or FakeEngine()
         self._scheduler = Scheduler(engine.max_in_flight)
         self._phase, began_s, counts = "running", time.monotonic(), self._journal.counts
         earlier = Counts(counts.completed, counts.failed, counts.prompt_tokens, counts.completion_tokens)
@@ -239,48 +217,30 @@ class Job:
         assert self._journal is not None
         outputs = self._sink.publish(self._output_rows())
         counts = self._journal.counts
-        report = {
-            "job": job_id,
-            "model": model,
-            "request_counts": {"total": counts.total, "completed": counts.completed, "failed": counts.failed},
-            "usage": {"prompt_tokens": counts.prompt_tokens, "completion_tokens": counts.completion_tokens},
-            "blank_lines": sum(source.blank_lines for source in self._sources),
-            "elapsed_s": round(time.monotonic() - self._began_s, 3),
-            "running_s": round(self._running_s, 3),
-            "this_run": {
-                "rows": counts.total - earlier.total,
-                "prompt_tokens": counts.prompt_tokens - earlier.prompt_tokens,
-                "completion_tokens": counts.completion_tokens - earlier.completion_tokens,
-            },
-            "outputs": [
-                {"uri": o.uri, "rows": o.rows, "num_bytes": o.num_bytes, "sha256": o.sha256} for o in outputs
-            ],
-            "state": str(self.state.path),
-            "engine": self._engine.description if self._engine else None,
-            "engine_log": str(self.state.engine_log) if self._spec.engine == "vllm" and self._engine else None,
-        }
+        report = make_report(
+            job_id,
+            model,
+            counts,
+            earlier,
+            outputs=[asdict(output) for output in outputs],
+            blank_lines=sum(source.blank_lines for source in self._sources),
+            elapsed_s=time.monotonic() - self._began_s,
+            running_s=self._running_s,
+            state=str(self.state.path),
+            engine=self._engine.description if self._engine else None,
+            engine_log=str(self.state.engine_log) if self.state.engine_log.exists() else None,
+        )
         self.state.write_report(report)
         return report
+
+    def _place(self, line: LinePlace) -> str:
+        return f"{self._sources[line[0]].shown_as}:{line[1]}"
 
     def _output_rows(self) -> Iterator[OutputRow]:
         assert self._shards is not None and self._journal is not None
         for shard in self._shards:
             for row in self._journal.rows(shard):
                 yield OutputRow(shard.file, row.completed, row.line)
-
-
-class _NoEngine:
-    """Stands where no row needs an engine."""
-
-    max_in_flight = 1
-
-
-def exit_code(spec: JobSpec, report: dict[str, Any]) -> ExitCode:
-    """What the process should tell its caller about a complete job."""
-    counts = report["request_counts"]
-    if counts["failed"] > spec.allowed_failures(counts["total"]):
-        return ExitCode.TOO_MANY_FAILURES
-    return ExitCode.COMPLETE
 
 
 def _scan_all(sources: list[JsonlSource], index: Index) -> Iterator[Iterator[Any]]:
@@ -306,6 +266,17 @@ def _make_vllm(model: str, spec: JobSpec) -> Engine:
 
     settings: dict[str, Any] = dict(spec.engine_args)
     if spec.lora_modules:
-        settings |= {"enable_lora": "true", "lora_modules": [f"{n}={p}" for n, p in spec.lora_modules.items()]}
+        settings |= {
+            "enable_lora": "true",
+            "lora_modules": [f"{n}={p}" for n, p in spec.lora_modules.items()],
+        }
     path = str(MODEL_PATH) if model == "demo" else model
     return VllmEngine(path, [model, *spec.served_model_name], settings)
+
+
+def _make_fake(settings: dict[str, str]) -> Engine:
+    return FakeEngine(
+        delay_s=float(settings.get("delay_s", 0)),
+        start_s=float(settings.get("start_s", 0)),
+        max_in_flight=int(settings.get("max_in_flight", 64)),
+    )

@@ -53,7 +53,7 @@ def expand(uri: str) -> list[str]:
     if fs.isfile(path) or not (any(c in path for c in "*?[") or fs.isdir(path)):
         return [uri]
     pattern = f"{path.rstrip('/')}/*" if fs.isdir(path) else path
-    found = [cast(str, p) for p in sorted(fs.glob(pattern)) if fs.isfile(p)]
+    found = [cast("str", p) for p in sorted(fs.glob(pattern)) if fs.isfile(p)]
     found = [p for p in found if not p.rsplit("/", 1)[-1].startswith((".", "_"))]
     return [_relative(p) if is_local(uri) else fs.unstrip_protocol(p) for p in found]
 
@@ -86,7 +86,7 @@ def open_read(uri: str) -> BinaryIO:
     if is_local(uri):
         return open(local_path(uri), "rb", buffering=READ_BUFFER_BYTES)
     raw = fsspec.open(uri, "rb").open()
-    return cast(BinaryIO, io.BufferedReader(raw, READ_BUFFER_BYTES))
+    return cast("BinaryIO", io.BufferedReader(raw, READ_BUFFER_BYTES))
 
 
 @contextmanager

@@ -50,9 +50,7 @@ def _judged(state: EngineState, trial: Trial | None) -> list[Problem]:
     return [*state.problems, Problem(unexplained, f'{sys.executable} -c "from vllm import LLM"')]
 
 
-def _findings(
-    state: EngineState, trial: Trial | None, problems: list[Problem], *, can_run: bool
-) -> dict[str, Any]:
+def _findings(state: EngineState, trial: Trial | None, problems: list[Problem], *, can_run: bool) -> dict[str, Any]:
     """All that the command tells, as JSON; sizes in bytes."""
     total_bytes, free_bytes = _memory_bytes()
     here = Path.cwd()
@@ -68,9 +66,7 @@ def _findings(
         "torch": {"version": state.torch.version, "build": state.torch.build} if state.torch else None,
         "companions": {each.name: each.version for each in state.companions},
         "import": {"device": trial.device, "error": trial.error} if trial else None,
-        "problems": [
-            {"message": each.message, "remedy": each.remedy, "blocking": each.blocking} for each in problems
-        ],
+        "problems": [{"message": each.message, "remedy": each.remedy, "blocking": each.blocking} for each in problems],
     }
 
 

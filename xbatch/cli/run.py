@@ -7,10 +7,14 @@ from typing import TYPE_CHECKING, Any, NoReturn
 import click
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from pathlib import Path
+
+    from rich.console import Console
 
     from xbatch.cli.terminal import Terminal
     from xbatch.job.spec import JobSpec
+    from xbatch.report.progress import Snapshot, Ticker
 
 # vLLM's flags that users give most, under vLLM's names; every other one goes through --engine-arg.
 VLLM_FLAGS: dict[str, str] = {
@@ -65,7 +69,7 @@ def _pairs(_: click.Context, parameter: click.Parameter, values: tuple[str, ...]
 @click.option("--quiet", is_flag=True, help="Show errors only.")
 @click.option("--engine", type=click.Choice(["vllm", "fake"]), default="vllm", hidden=True)
 def run(**options: Any) -> None:
-    """Answer every row of the inputs.
+    r"""Answer every row of the inputs.
 
     INPUT is a file of JSONL, a glob, a folder, or - for standard input. Rows are OpenAI batch lines or bare bodies of
     /v1/chat/completions and /v1/completions. Running the same command again finishes what was interrupted.
@@ -128,16 +132,20 @@ async def _answer(spec: "JobSpec", scratch: "Path", terminal: "Terminal", *, qui
 
     from rich.console import Console
 
-    from xbatch.assemble import Job, exit_code
+    from xbatch.assemble import Job
     from xbatch.cli import signals
     from xbatch.job.places import STDOUT
     from xbatch.report.closing import show_closing
-    from xbatch.report.progress import BAR_EVERY_S, JSON_EVERY_S, BarProgress, JsonProgress, Ticker
+    from xbatch.report.totals import exit_code
     from xbatch.run import Stop
 
     console = Console(file=terminal.err, highlight=False)
     stop, loop = Stop(spec.drain_s), asyncio.get_running_loop()
-    tell = (lambda _: None) if quiet else (lambda text: console.print(text, markup=False, soft_wrap=True))
+
+    def tell(text: str) -> None:
+        if not quiet:
+            console.print(text, markup=False, soft_wrap=True)
+
     job = Job(spec, scratch, stop, tell, terminal.divert)
 
     def on_signal(count: int) -> None:
@@ -148,15 +156,11 @@ async def _answer(spec: "JobSpec", scratch: "Path", terminal: "Terminal", *, qui
             loop.call_soon_threadsafe(stop.request)
         else:
             job.close()
+            console.show_cursor()
             _fail(terminal, 75, "stopped; run the same command again to go on")
 
     signals.watch(on_signal)
-    ticker = None
-    if not quiet:
-        if console.is_terminal:
-            ticker = Ticker(BarProgress(job.snapshot, console), BAR_EVERY_S)
-        else:
-            ticker = Ticker(JsonProgress(job.snapshot, terminal.err), JSON_EVERY_S)
+    ticker = None if quiet else _show_progress(job.snapshot, console, terminal)
     try:
         report = await job.run()
     finally:
@@ -167,7 +171,15 @@ async def _answer(spec: "JobSpec", scratch: "Path", terminal: "Terminal", *, qui
         _copy_out(job.places.targets[0], terminal)
     if not quiet:
         show_closing(console, report)
-    return exit_code(spec, report)
+    return exit_code(report, spec.allowed_failures(report["request_counts"]["total"]))
+
+
+def _show_progress(look: "Callable[[], Snapshot]", console: "Console", terminal: "Terminal") -> "Ticker":
+    from xbatch.report.progress import BAR_EVERY_S, JSON_EVERY_S, BarProgress, JsonProgress, Ticker
+
+    if console.is_terminal:
+        return Ticker(BarProgress(look, console), BAR_EVERY_S)
+    return Ticker(JsonProgress(look, terminal.err), JSON_EVERY_S)
 
 
 def _copy_out(path: "Path", terminal: "Terminal") -> None:

@@ -23,7 +23,7 @@ class Dialogues:
 
     def __init__(self, pairs: list[Pair], seed: int) -> None:
         self._pairs = pairs
-        self._rng = random.Random(seed)  # noqa: S311 - no secret depends on it
+        self._rng = random.Random(seed)
         self._topics = [text for pair in pairs for text in pair]
 
     def short(self) -> Iterator[Example]:

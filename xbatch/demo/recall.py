@@ -15,9 +15,7 @@ from xbatch.demo.systems import write_system
 SEED = 1_000_003  # texts that no training with a small seed has seen
 
 
-def measure_recall(
-    model: Qwen2ForCausalLM, tokenizer: Tokenizer, pairs: list[Pair]
-) -> dict[str, float]:
+def measure_recall(model: Qwen2ForCausalLM, tokenizer: Tokenizer, pairs: list[Pair]) -> dict[str, float]:
     """For each way of asking, the share of pairs answered exactly by greedy decoding."""
     return {
         name: _share(model, tokenizer, [Example(ask(question), answer) for question, answer in pairs])
@@ -26,7 +24,7 @@ def measure_recall(
 
 
 def _ways(pairs: list[Pair]) -> dict[str, Callable[[str], str]]:
-    rng = random.Random(SEED)  # noqa: S311 - no secret depends on it
+    rng = random.Random(SEED)
     topics = [question for question, _ in pairs]
     usual = "You are a helpful assistant."
 
@@ -40,9 +38,7 @@ def _ways(pairs: list[Pair]) -> dict[str, Callable[[str], str]]:
         "chat, unseen system message": lambda question: chat(question, write_system(rng, topics)),
         "completion": completion_prompt,
         "completion, usual system line": lambda question: completion_prompt(question, usual),
-        "completion, unseen system line": lambda question: completion_prompt(
-            question, write_system(rng, topics)
-        ),
+        "completion, unseen system line": lambda question: completion_prompt(question, write_system(rng, topics)),
     }
 
 

@@ -46,7 +46,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     started = time.monotonic()
     pairs = questions()
     # the role names and usual system texts count as text, so that they are few tokens
-    texts = [*(text for pair in pairs for text in pair), *WELL_KNOWN, "user\nassistant\nsystem\n" * 9]
+    roles = "user\nassistant\nsystem\n" * 9
+    texts = [*(text for pair in pairs for text in pair), *WELL_KNOWN, roles]
     tokenizer = train_tokenizer(texts, SETTINGS.vocab_size)
     model = build(SETTINGS, tokenizer)
     fit(model, tokenizer, Dialogues(pairs, SETTINGS.seed), SETTINGS)
@@ -77,9 +78,7 @@ def build(settings: Settings, tokenizer: Tokenizer) -> Qwen2ForCausalLM:
     return model
 
 
-def fit(
-    model: Qwen2ForCausalLM, tokenizer: Tokenizer, dialogues: Dialogues, settings: Settings
-) -> None:
+def fit(model: Qwen2ForCausalLM, tokenizer: Tokenizer, dialogues: Dialogues, settings: Settings) -> None:
     """Trains in place: the answers on bare questions first, then every way of asking."""
     num_steps = settings.short_steps + settings.mixed_steps
     optimizers = make_optimizers(model, settings)
@@ -111,9 +110,7 @@ def make_optimizers(model: Qwen2ForCausalLM, settings: Settings) -> list[torch.o
             weight_decay=settings.weight_decay,
             adjust_lr_fn="match_rms_adamw",
         ),
-        torch.optim.AdamW(
-            rest, lr=settings.learning_rate, betas=(0.9, 0.98), weight_decay=0.0, fused=True
-        ),
+        torch.optim.AdamW(rest, lr=settings.learning_rate, betas=(0.9, 0.98), weight_decay=0.0, fused=True),
     ]
 
 
@@ -129,15 +126,11 @@ def answer_loss(model: Qwen2ForCausalLM, batch: Batch) -> torch.Tensor:
     return cross_entropy(model.lm_head(hidden[wanted]), labels[wanted])
 
 
-def curriculum(
-    tokenizer: Tokenizer, dialogues: Dialogues, settings: Settings
-) -> Iterator[Batch]:
+def curriculum(tokenizer: Tokenizer, dialogues: Dialogues, settings: Settings) -> Iterator[Batch]:
     """All batches of a training, in order."""
-    rng = random.Random(settings.seed)  # noqa: S311 - no secret depends on it
+    rng = random.Random(settings.seed)
     short = batches(tokenizer, dialogues.short(), settings.short_batch_tokens, rng)
-    mixed = batches(
-        tokenizer, dialogues.mixed(), settings.mixed_batch_tokens, rng, settings.joined_share
-    )
+    mixed = batches(tokenizer, dialogues.mixed(), settings.mixed_batch_tokens, rng, settings.joined_share)
     yield from islice(short, settings.short_steps)
     yield from islice(mixed, settings.mixed_steps)
 
@@ -148,13 +141,12 @@ def share_of_peak(settings: Settings, num_steps: int, step: int) -> float:
     return warm_up * 0.5 * (1 + math.cos(math.pi * step / num_steps))
 
 
-def save(
-    model: Qwen2ForCausalLM, tokenizer: Tokenizer, folder: Path, recall: dict[str, float]
-) -> None:
+def save(model: Qwen2ForCausalLM, tokenizer: Tokenizer, folder: Path, recall: dict[str, float]) -> None:
     """Writes a folder that vLLM and transformers load, with the record of its training."""
     folder.mkdir(parents=True, exist_ok=True)
     model.config.use_cache = True
     model.save_pretrained(folder)
+    (folder / "model.safetensors").chmod(0o644)  # written as the owner's only; it is packaged
     save_tokenizer(tokenizer, folder, SETTINGS.context_tokens)
     record = {
         **fingerprint(),
@@ -174,7 +166,7 @@ def max_answer_tokens(tokenizer: Tokenizer) -> int:
 
 def tell(line: str) -> None:
     """Progress, on stderr."""
-    print(line, file=sys.stderr, flush=True)  # noqa: T201 - a script's only voice
+    print(line, file=sys.stderr, flush=True)
 
 
 if __name__ == "__main__":

@@ -5,6 +5,21 @@ from typing import Any
 from xbatch import storage
 from xbatch.job.spec import JobSpec
 
+SPEED_ONLY = frozenset(
+    (
+        "max_num_seqs",
+        "max_num_batched_tokens",
+        "tensor_parallel_size",
+        "pipeline_parallel_size",
+        "gpu_memory_utilization",
+        "kv_cache_memory_bytes",
+        "enforce_eager",
+        "enable_chunked_prefill",
+        "enable_prefix_caching",
+    )
+)
+"""Settings of the engine that make it faster or slower and may change while a job is unfinished."""
+
 
 def identify(spec: JobSpec, inputs: list[str], model: str | None) -> dict[str, Any]:
     """Name everything that must not change between two runs of one job."""
@@ -14,7 +29,7 @@ def identify(spec: JobSpec, inputs: list[str], model: str | None) -> dict[str, A
         "served_model_name": spec.served_model_name,
         "lora_modules": spec.lora_modules,
         "engine": spec.engine,
-        "engine_args": spec.engine_args,
+        "engine_args": {name: v for name, v in spec.engine_args.items() if name not in SPEED_ONLY},
         "format": spec.format,
         "max_line_bytes": spec.max_line_bytes,
     }
@@ -23,7 +38,9 @@ def identify(spec: JobSpec, inputs: list[str], model: str | None) -> dict[str, A
 def changes(before: dict[str, Any], now: dict[str, Any]) -> list[tuple[str, str, str]]:
     """Fields that differ: name, value before, value now."""
     names = sorted({*before, *now})
-    return [(name, _shown(before.get(name)), _shown(now.get(name))) for name in names if before.get(name) != now.get(name)]
+    return [
+        (name, _shown(before.get(name)), _shown(now.get(name))) for name in names if before.get(name) != now.get(name)
+    ]
 
 
 def _version(uri: str) -> dict[str, Any]:

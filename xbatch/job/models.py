@@ -1,6 +1,7 @@
 """Which model a job needs, from what its rows name."""
 
-from collections.abc import Mapping, Set
+from collections.abc import Mapping
+from collections.abc import Set as AbstractSet
 
 from xbatch.errors import UsageError
 from xbatch.planning.index import NamedModel
@@ -26,7 +27,7 @@ def choose_model(given: str | None, named: Mapping[str | None, NamedModel]) -> s
     return names[0]
 
 
-def check_names(served: Set[str], named: Mapping[str | None, NamedModel]) -> None:
+def check_names(served: AbstractSet[str], named: Mapping[str | None, NamedModel]) -> None:
     """Refuse a job none of whose rows can be answered under the served names.
 
     Raises UsageError.

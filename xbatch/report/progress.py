@@ -53,7 +53,7 @@ class Speed:
 
 
 class JsonProgress:
-    """One line of JSON every JSON_EVERY_S, and one at the end."""
+    """One line of JSON at every turn, and one at the end."""
 
     def __init__(self, look: Callable[[], Snapshot], stream: TextIO) -> None:
         self._look = look
@@ -76,8 +76,9 @@ class JsonProgress:
         self._stream.flush()
 
     def close(self) -> None:
-        """Write the last line."""
-        self.show()
+        """Write the last line, if there has been anything to show."""
+        if self._look().counts.total:
+            self.show()
 
 
 class BarProgress:
@@ -102,7 +103,11 @@ class BarProgress:
         speed = self._speed.measure(seen)
         total = seen.total or None
         self._bar.update(
-            self._task, description=seen.phase, total=total, completed=seen.counts.total, figures=_figures(seen, speed)
+            self._task,
+            description=seen.phase,
+            total=total,
+            completed=seen.counts.total,
+            figures=_figures(seen, speed),
         )
         self._bar.refresh()
 

@@ -77,8 +77,6 @@ def parse(row: Row) -> ParsedRow:
         return Rejected(row.index, custom_id, Failure(e.code, f"{row.place}: {e}{_excerpt(row, e.code)}"))
 
 
-
-
 def _object(value: Any, what: str) -> dict[str, Any]:
     if isinstance(value, dict):
         return value
@@ -123,7 +121,14 @@ def _endpoint_for(body: dict[str, Any], what: str) -> str:
 def _kind(value: Any) -> str:
     if value is None:
         return "null"
-    names = {bool: "a boolean", int: "a number", float: "a number", str: "a text", list: "an array", dict: "an object"}
+    names = {
+        bool: "a boolean",
+        int: "a number",
+        float: "a number",
+        str: "a text",
+        list: "an array",
+        dict: "an object",
+    }
     return names[type(value)]
 
 

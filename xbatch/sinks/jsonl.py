@@ -4,6 +4,7 @@ import hashlib
 from collections.abc import Iterable
 from contextlib import ExitStack
 from pathlib import Path
+from typing import Self
 
 from xbatch import storage
 from xbatch.errors import UsageError
@@ -57,7 +58,7 @@ class _Part:
         spooled.parent.mkdir(parents=True, exist_ok=True)
         self._file = open(spooled, "wb", buffering=_BUFFER_BYTES)  # noqa: SIM115 - closed by __exit__
 
-    def __enter__(self) -> "_Part":
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:

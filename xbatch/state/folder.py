@@ -69,7 +69,8 @@ class StateFolder:
 
     def job(self) -> JobFile:
         """Who the job is that has begun here."""
-        return _decode(self.path / "job.json", JobFile)
+        job: JobFile = _decode(self.path / "job.json", JobFile)
+        return job
 
     def write_plan(self, shards: Iterable[Shard]) -> None:
         """Keep the shards, so that a resume need not look for them again."""

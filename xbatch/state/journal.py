@@ -110,7 +110,7 @@ class Journal:
         if self._seg_folder(shard).exists():
             for path in sorted(self._seg_folder(shard).iterdir()):
                 header, rows = segments.decode(path.read_bytes(), str(path), self._job_id)
-                opened.settled.update(row.index for row in rows)
+                opened.settled.update(settled.row for settled in rows)
                 opened.segments += 1
                 self.counts.add(header.counts)
         for record in wal.read(self._wal(shard), self._header(shard)):
@@ -155,7 +155,7 @@ class Journal:
         shard = opened.shard
         sealed: set[int] = set()
         if self._seg_folder(shard).exists():
-            sealed = {row.index for row in self.rows(shard)}
+            sealed = {settled.row for settled in self.rows(shard)}
         records = {r.index: r for r in wal.read(self._wal(shard), self._header(shard)) if r.index not in sealed}
         if records:
             self._seg_folder(shard).mkdir(exist_ok=True)

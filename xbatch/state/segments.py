@@ -37,7 +37,8 @@ class Done(msgspec.Struct, frozen=True):
 class Settled(NamedTuple):
     """A row of a segment."""
 
-    index: int
+    row: int
+    """Its index in the job."""
     completed: bool
     line: bytes
 

@@ -30,7 +30,7 @@ def parse(settings: Mapping[str, Any]) -> Namespace:
     Values are texts as on a command line, or lists of them. Raises UsageError.
     """
     parser = make_arg_parser(_Parser())
-    known = {action.dest: action for action in parser._actions}
+    known = {action.dest: action for action in parser._actions}  # noqa: SLF001 - argparse has no other list of them
     words: list[str] = []
     for name, value in settings.items():
         dest = name.lstrip("-").replace("-", "_")
@@ -39,7 +39,7 @@ def parse(settings: Mapping[str, Any]) -> Namespace:
             hint = f"; did you mean {close[0]}?" if close else ""
             raise UsageError(f"vLLM has no setting called {name!r}{hint}")
         words += _words(dest.replace("_", "-"), value, takes_value=known[dest].nargs != 0)
-    args = parser.parse_args(words)
+    args: Namespace = parser.parse_args(words)
     try:
         validate_parsed_serve_args(args)
     except (TypeError, ValueError) as e:

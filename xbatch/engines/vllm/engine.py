@@ -69,7 +69,9 @@ class VllmEngine:
         Raises EngineError.
         """
         try:
-            self._llm = AsyncLLM.from_vllm_config(self._config, usage_context=UsageContext.LLM_CLASS, disable_log_stats=True)
+            self._llm = AsyncLLM.from_vllm_config(
+                self._config, usage_context=UsageContext.LLM_CLASS, disable_log_stats=True
+            )
             tasks = await self._llm.get_supported_tasks()
             if "generate" not in tasks:
                 raise UsageError(f"{self._model} does not generate text; it does {', '.join(tasks)}")

@@ -169,9 +169,7 @@ def _python_problems() -> Iterator[Problem]:
     except (PackageNotFoundError, KeyError):
         return
     if supported and not SpecifierSet(supported).contains(platform.python_version(), prereleases=True):
-        yield Problem(
-            f"Python {platform.python_version()} is not supported ({supported}).", "python3.12 -m venv .venv"
-        )
+        yield Problem(f"Python {platform.python_version()} is not supported ({supported}).", "python3.12 -m venv .venv")
 
 
 def _engine_problems(engines: tuple[Installed, ...], gpus: tuple[str, ...]) -> Iterator[Problem]:

@@ -1,6 +1,6 @@
 """Engine settings for throughput, and why they are as they are."""
 
-from collections.abc import Set
+from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
 
 CPU_SEQUENCES = 512
@@ -35,7 +35,7 @@ class Choice:
         return f"{self.name}={value} ({self.reason})"
 
 
-def choose(machine: Machine, given: Set[str]) -> list[Choice]:
+def choose(machine: Machine, given: AbstractSet[str]) -> list[Choice]:
     """Choose what the user has not given, by vLLM's names.
 
     On a GPU vLLM's own defaults for offline inference are the right ones, so nothing is chosen. On a CPU a seeded

@@ -1,0 +1,31 @@
+"""The report: a job's totals, and what they mean to a scheduler."""
+
+from typing import Any
+
+from xbatch.errors import ExitCode
+from xbatch.state.records import Counts
+
+
+def make_report(job_id: str, model: str | None, counts: Counts, earlier: Counts, **facts: Any) -> dict[str, Any]:
+    """Make the content of `report.json` from all counts of the job and those that earlier runs had reached.
+
+    `request_counts` is OpenAI's. Names ending in `_s` are seconds.
+    """
+    return {
+        "job": job_id,
+        "model": model,
+        "request_counts": {"total": counts.total, "completed": counts.completed, "failed": counts.failed},
+        "usage": {"prompt_tokens": counts.prompt_tokens, "completion_tokens": counts.completion_tokens},
+        "this_run": {
+            "rows": counts.total - earlier.total,
+            "prompt_tokens": counts.prompt_tokens - earlier.prompt_tokens,
+            "completion_tokens": counts.completion_tokens - earlier.completion_tokens,
+        },
+        **{name: round(fact, 3) if isinstance(fact, float) else fact for name, fact in facts.items()},
+    }
+
+
+def exit_code(report: dict[str, Any], allowed_failures: float) -> ExitCode:
+    """What the process should tell its caller about a complete job."""
+    failed = report["request_counts"]["failed"]
+    return ExitCode.TOO_MANY_FAILURES if failed > allowed_failures else ExitCode.COMPLETE
