@@ -12,7 +12,7 @@ from typing import Any
 from xbatch import storage
 from xbatch.engines import Engine
 from xbatch.engines.fake import FakeEngine
-from xbatch.errors import Interrupted, UsageError
+from xbatch.errors import Interrupted, UsageError, XbatchError
 from xbatch.job.identity import changes, identify
 from xbatch.job.models import check_names, choose_model
 from xbatch.job.places import STDIN, Places, find_places
@@ -64,7 +64,8 @@ class Job:
         self._scheduler: Scheduler | None = None
         self._engine: Engine | None = None
         self._began_s = time.monotonic()
-        self._running_s = 0.0
+        self._running_began_s: float | None = None
+        self._earlier = Counts()
         self.places: Places = find_places(spec, scratch)
         self.state = StateFolder(self.places.state)
         self._inputs = self.places.inputs
@@ -79,7 +80,12 @@ class Job:
         """The job at this moment."""
         total = sum(s.rows for s in self._shards) if self._shards is not None else self._index.rows
         counts = self._journal.counts if self._journal else Counts()
-        return Snapshot(self._phase, total, counts, self._scheduler.in_flight if self._scheduler else 0)
+        in_flight = self._scheduler.in_flight if self._scheduler else 0
+        return Snapshot(self._phase, total, counts, self._earlier, self._running_s, in_flight)
+
+    @property
+    def _running_s(self) -> float:
+        return time.monotonic() - self._running_began_s if self._running_began_s is not None else 0.0
 
     @property
     def answering(self) -> bool:
@@ -96,9 +102,10 @@ class Job:
             return report
         self._shards = self.state.plan() if self.state.exists else None
         model = self._choose_model()
-        made = not self.state.exists
+        made = not self.state.path.exists()
         try:
             self.state.lock()
+            self._phase = "loading"
             self._engine = self._make_engine(model)
             await self._load()
         except UsageError:
@@ -116,7 +123,7 @@ class Job:
         for source in self._sources:
             source.check()
         self._sink.check()
-        if self._spec.restart and self.state.path.exists():
+        if self._spec.restart and self.state.exists:
             self.state.lock()
             shutil.rmtree(self.state.path)
 
@@ -125,7 +132,7 @@ class Job:
         if not self.state.exists:
             return None
         job = self.state.job()
-        now = identify(self._spec, self._inputs, self._spec.model or job.identity["model"])
+        now = identify(self._spec, self._versions(), self._spec.model or job.identity["model"])
         if changed := changes(job.identity, now):
             rows = "\n".join(f"  {name}: {before} -> {after}" for name, before, after in changed)
             raise UsageError(
@@ -162,15 +169,16 @@ class Job:
         if self._engine is not None:
             self._engine.check()
             self._tell(self._engine.description)
-            self._phase = "loading"
             await self._engine.start()
         await asyncio.to_thread(self._index_pass.wait)
         self._check_names()
+        if not self._index.rows:
+            self._tell("the input holds no rows")
         if (first := self._index.first_rejected) is not None:
             self._tell(f"{self._index.rejected:,} rows can't be sent; the first: {first.failure.message}")
 
     async def _answer_all(self, model: str | None) -> dict[str, Any]:
-        job = self.state.create(identify(self._spec, self._inputs, model))
+        job = self.state.create(identify(self._spec, self._versions(), model))
         if self._shards is None:
             self._shards = self._index.shards
             self.state.write_plan(self._shards)
@@ -182,8 +190,8 @@ class Job:
         form = self._spec.format
         engine = self._engine or FakeEngine()
         self._scheduler = Scheduler(engine.max_in_flight)
-        self._phase, began_s, counts = "running", time.monotonic(), self._journal.counts
-        earlier = Counts(counts.completed, counts.failed, counts.prompt_tokens, counts.completion_tokens)
+        self._earlier.add(self._journal.counts)
+        self._phase, self._running_began_s = "running", time.monotonic()
         self._stop.listen(lambda: setattr(self, "_phase", "draining"))
         try:
             complete = await run_job(
@@ -195,14 +203,14 @@ class Job:
                 self._stop,
             )
         finally:
-            self._running_s = time.monotonic() - began_s
+            running_s = self._running_s
             self.close()
             self._journal.close()
         if not complete:
             left = self._index.rows - self._journal.counts.total
             raise Interrupted(f"stopped with {left:,} rows to go; run the same command again to finish")
         self._phase = "writing"
-        return self._finalize(job.job, model, earlier)
+        return self._finalize(job.job, model, running_s)
 
     def _feed(self) -> Iterator[tuple[Shard, ParsedRow]]:
         assert self._shards is not None and self._journal is not None
@@ -213,25 +221,33 @@ class Job:
                 if row.index not in settled:
                     yield shard, parse(row)
 
-    def _finalize(self, job_id: str, model: str | None, earlier: Counts) -> dict[str, Any]:
+    def _finalize(self, job_id: str, model: str | None, running_s: float) -> dict[str, Any]:
         assert self._journal is not None
         outputs = self._sink.publish(self._output_rows())
         counts = self._journal.counts
+        if counts.total != (rows := sum(shard.rows for shard in self._shards or ())):
+            raise XbatchError(f"{counts.total:,} rows are settled, but the input has {rows:,}")
         report = make_report(
             job_id,
             model,
             counts,
-            earlier,
+            self._earlier,
             outputs=[asdict(output) for output in outputs],
             blank_lines=sum(source.blank_lines for source in self._sources),
             elapsed_s=time.monotonic() - self._began_s,
-            running_s=self._running_s,
+            running_s=running_s,
             state=str(self.state.path),
             engine=self._engine.description if self._engine else None,
             engine_log=str(self.state.engine_log) if self.state.engine_log.exists() else None,
         )
         self.state.write_report(report)
         return report
+
+    def _versions(self) -> dict[str, storage.Stat]:
+        """Each input by the user's name for it, with what tells its versions apart."""
+        if self.places.inputs == [STDIN]:
+            return {STDIN: storage.content_stat(Path(self._inputs[0]))}
+        return {uri: storage.stat(uri) for uri in self._inputs}
 
     def _place(self, line: LinePlace) -> str:
         return f"{self._sources[line[0]].shown_as}:{line[1]}"

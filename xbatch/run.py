@@ -61,7 +61,7 @@ async def run_job(
                 return True
             await flight.land(wait=not (more and scheduler.hungry))
         await flight.drain(stop)
-        return scheduler.idle and not flight.take_in(feed)
+        return scheduler.idle and not flight.take_in(feed) and scheduler.idle
     finally:
         flight.abandon()
 

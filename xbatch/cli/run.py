@@ -1,8 +1,6 @@
 """`xbatch run`: answer every row of the inputs."""
 
-import os
-import sys
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -85,7 +83,7 @@ def run(**options: Any) -> None:
     signals.block()
     terminal = Terminal()
     quiet = options.pop("quiet")
-    _leave(_run(_spec(options, terminal), terminal, quiet=quiet), terminal)
+    terminal.leave(*_run(_spec(options, terminal), terminal, quiet=quiet))
 
 
 def _spec(options: dict[str, Any], terminal: "Terminal") -> "JobSpec":
@@ -105,10 +103,10 @@ def _spec(options: dict[str, Any], terminal: "Terminal") -> "JobSpec":
         return JobSpec(engine_args=settings, **{**options, "inputs": list(options["inputs"])})
     except ValidationError as e:
         first = e.errors()[0]
-        _fail(terminal, 2, f"--{str(first['loc'][0]).replace('_', '-')}: {first['msg']}")
+        terminal.leave(2, f"--{str(first['loc'][0]).replace('_', '-')}: {first['msg']}")
 
 
-def _run(spec: "JobSpec", terminal: "Terminal", *, quiet: bool) -> int:
+def _run(spec: "JobSpec", terminal: "Terminal", *, quiet: bool) -> "tuple[int, str | None]":
     import asyncio
     import tempfile
     import traceback
@@ -118,17 +116,16 @@ def _run(spec: "JobSpec", terminal: "Terminal", *, quiet: bool) -> int:
 
     with tempfile.TemporaryDirectory(prefix="xbatch-") as scratch:
         try:
-            return asyncio.run(_answer(spec, Path(scratch), terminal, quiet=quiet))
+            return asyncio.run(_answer(spec, Path(scratch), terminal, quiet=quiet)), None
         except XbatchError as e:
-            terminal.err.write(f"xbatch: {e}\n")
-            return e.exit_code
+            return e.exit_code, str(e)
         except Exception:  # noqa: BLE001 - the last resort of the process
-            terminal.err.write(f"xbatch: this is a bug in xbatch; progress is kept\n{traceback.format_exc()}")
-            return ExitCode.BUG
+            return ExitCode.BUG, f"this is a bug in xbatch; progress is kept\n{traceback.format_exc()}"
 
 
 async def _answer(spec: "JobSpec", scratch: "Path", terminal: "Terminal", *, quiet: bool) -> int:
     import asyncio
+    import shutil
 
     from rich.console import Console
 
@@ -155,9 +152,12 @@ async def _answer(spec: "JobSpec", scratch: "Path", terminal: "Terminal", *, qui
         elif job.answering and count == 2:
             loop.call_soon_threadsafe(stop.request)
         else:
-            job.close()
-            console.show_cursor()
-            _fail(terminal, 75, "stopped; run the same command again to go on")
+            terminal.leave(75, "stopped; run the same command again to go on", before=clean_up)
+
+    def clean_up() -> None:
+        job.close()
+        console.show_cursor()
+        shutil.rmtree(scratch, ignore_errors=True)
 
     signals.watch(on_signal)
     ticker = None if quiet else _show_progress(job.snapshot, console, terminal)
@@ -169,6 +169,7 @@ async def _answer(spec: "JobSpec", scratch: "Path", terminal: "Terminal", *, qui
         job.close()
     if job.places.shown_output == STDOUT:
         _copy_out(job.places.targets[0], terminal)
+        report |= {"outputs": [], "state": None, "engine_log": None}
     if not quiet:
         show_closing(console, report)
     return exit_code(report, spec.allowed_failures(report["request_counts"]["total"]))
@@ -187,16 +188,3 @@ def _copy_out(path: "Path", terminal: "Terminal") -> None:
 
     with open(path, "rb") as file:
         shutil.copyfileobj(file, terminal.out)
-
-
-def _fail(terminal: "Terminal", code: int, message: str) -> NoReturn:
-    terminal.err.write(f"xbatch: {message}\n")
-    _leave(code, terminal)
-
-
-def _leave(code: int, terminal: "Terminal") -> NoReturn:
-    """End the process without waiting for anybody's threads or finalizers: everything that matters is on disk."""
-    terminal.err.flush()
-    terminal.out.flush()
-    sys.stdout.flush()
-    os._exit(code)

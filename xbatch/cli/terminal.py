@@ -2,8 +2,10 @@
 
 import os
 import sys
+import threading
+from collections.abc import Callable
 from pathlib import Path
-from typing import BinaryIO, TextIO
+from typing import BinaryIO, NoReturn, TextIO
 
 
 class Terminal:
@@ -18,6 +20,7 @@ class Terminal:
         sys.stderr.flush()
         self.err: TextIO = os.fdopen(os.dup(2), "w", encoding="utf-8", errors="backslashreplace", buffering=1)
         self.out: BinaryIO = os.fdopen(os.dup(1), "wb")
+        self._leaving = threading.Lock()
 
     def divert(self, log: Path) -> None:
         """Send to `log` what anybody else prints from here on."""
@@ -25,3 +28,17 @@ class Terminal:
         os.dup2(fd, 1)
         os.dup2(fd, 2)
         os.close(fd)
+
+    def leave(self, code: int, message: str | None = None, before: Callable[[], None] | None = None) -> NoReturn:
+        """End the process without waiting for threads or finalizers: everything that matters is on disk.
+
+        Of several threads that leave, the first has the word; `before` is called once nobody else can have it.
+        """
+        self._leaving.acquire()
+        if before is not None:
+            before()
+        if message is not None:
+            self.err.write(f"xbatch: {message}\n")
+        for stream in (self.err, self.out, sys.stdout):
+            stream.flush()
+        os._exit(code)

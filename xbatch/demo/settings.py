@@ -21,7 +21,7 @@ class Settings:
     warm_up_steps: int = 20
     short_steps: int = 140  # bare questions only, where facts are learnt cheaply
     short_batch_tokens: int = 1536  # padding included, as below
-    mixed_steps: int = 520  # every way of asking
+    mixed_steps: int = 570  # every way of asking
     mixed_batch_tokens: int = 2304
     joined_share: float = 0.5  # of the mixed examples, those laid end to end
     matrix_learning_rate: float = 1e-2  # peaks; the matrices are the layers'

@@ -1,9 +1,10 @@
 """What makes a job this job: its inputs and everything that changes its answers."""
 
+from dataclasses import asdict
 from typing import Any
 
-from xbatch import storage
 from xbatch.job.spec import JobSpec
+from xbatch.storage import Stat
 
 SPEED_ONLY = frozenset(
     (
@@ -21,10 +22,10 @@ SPEED_ONLY = frozenset(
 """Settings of the engine that make it faster or slower and may change while a job is unfinished."""
 
 
-def identify(spec: JobSpec, inputs: list[str], model: str | None) -> dict[str, Any]:
+def identify(spec: JobSpec, inputs: dict[str, Stat], model: str | None) -> dict[str, Any]:
     """Name everything that must not change between two runs of one job."""
     return {
-        "inputs": [{"uri": uri, **_version(uri)} for uri in inputs],
+        "inputs": [{"uri": uri, **asdict(found)} for uri, found in inputs.items()],
         "model": model,
         "served_model_name": spec.served_model_name,
         "lora_modules": spec.lora_modules,
@@ -41,11 +42,6 @@ def changes(before: dict[str, Any], now: dict[str, Any]) -> list[tuple[str, str,
     return [
         (name, _shown(before.get(name)), _shown(now.get(name))) for name in names if before.get(name) != now.get(name)
     ]
-
-
-def _version(uri: str) -> dict[str, Any]:
-    found = storage.stat(uri)
-    return {"size_bytes": found.size_bytes, "version": found.version}
 
 
 def _shown(value: Any) -> str:

@@ -20,9 +20,9 @@ def show_closing(console: Console, report: dict[str, Any]) -> None:
     table.add_row("speed", _speed(report))
     for output in report["outputs"]:
         table.add_row("output", f"{output['uri']} ({output['rows']:,} rows)")
-    table.add_row("state", report["state"])
-    if report["engine_log"]:
-        table.add_row("vLLM's log", report["engine_log"])
+    for name, field in (("state", "state"), ("vLLM's log", "engine_log")):
+        if report[field]:
+            table.add_row(name, report[field])
     console.print(table)
 
 

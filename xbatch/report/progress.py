@@ -2,7 +2,6 @@
 
 import json
 import threading
-import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TextIO
@@ -26,30 +25,23 @@ class Snapshot:
     total: int
     """Rows of the job, as far as they are known."""
     counts: Counts
+    earlier: Counts
+    """What earlier runs of the job had settled."""
+    running_s: float
+    """Time since this run began to answer."""
     in_flight: int
 
 
-class Speed:
-    """Rates since the first row of this run was settled; what earlier runs did does not count."""
-
-    def __init__(self) -> None:
-        self._start_s: float | None = None
-        self._before = Counts()
-
-    def measure(self, snapshot: Snapshot) -> dict[str, float | None]:
-        """Rows and tokens a second, and seconds to go (None while unknown)."""
-        counts, now = snapshot.counts, time.monotonic()
-        if self._start_s is None or snapshot.phase in ("indexing", "loading"):
-            self._start_s, self._before = now, _copy(counts)
-        elapsed = max(now - self._start_s, 1e-9)
-        rows = (counts.total - self._before.total) / elapsed
-        left = snapshot.total - counts.total
-        return {
-            "rows_per_s": round(rows, 1),
-            "prompt_tokens_per_s": round((counts.prompt_tokens - self._before.prompt_tokens) / elapsed, 1),
-            "completion_tokens_per_s": round((counts.completion_tokens - self._before.completion_tokens) / elapsed, 1),
-            "eta_s": round(left / rows, 1) if rows > 0 else None,
-        }
+def measure(seen: Snapshot) -> dict[str, float | None]:
+    """Rows and tokens a second of this run, and seconds to go (None while unknown)."""
+    counts, earlier, seconds = seen.counts, seen.earlier, max(seen.running_s, 1e-9)
+    rows = (counts.total - earlier.total) / seconds
+    return {
+        "rows_per_s": round(rows, 1),
+        "prompt_tokens_per_s": round((counts.prompt_tokens - earlier.prompt_tokens) / seconds, 1),
+        "completion_tokens_per_s": round((counts.completion_tokens - earlier.completion_tokens) / seconds, 1),
+        "eta_s": round((seen.total - counts.total) / rows, 1) if rows > 0 else None,
+    }
 
 
 class JsonProgress:
@@ -58,7 +50,6 @@ class JsonProgress:
     def __init__(self, look: Callable[[], Snapshot], stream: TextIO) -> None:
         self._look = look
         self._stream = stream
-        self._speed = Speed()
 
     def show(self) -> None:
         """Write the line."""
@@ -70,7 +61,7 @@ class JsonProgress:
             "completed": seen.counts.completed,
             "failed": seen.counts.failed,
             "in_flight": seen.in_flight,
-            **self._speed.measure(seen),
+            **measure(seen),
         }
         self._stream.write(json.dumps(line) + "\n")
         self._stream.flush()
@@ -86,7 +77,6 @@ class BarProgress:
 
     def __init__(self, look: Callable[[], Snapshot], console: Console) -> None:
         self._look = look
-        self._speed = Speed()
         columns: list[ProgressColumn] = [
             SpinnerColumn(),
             TextColumn("{task.description}"),
@@ -100,7 +90,7 @@ class BarProgress:
     def show(self) -> None:
         """Draw the bar anew."""
         seen = self._look()
-        speed = self._speed.measure(seen)
+        speed = measure(seen)
         total = seen.total or None
         self._bar.update(
             self._task,
@@ -165,7 +155,3 @@ def duration(seconds: float) -> str:
     minutes, rest = divmod(int(seconds), 60)
     hours, minutes = divmod(minutes, 60)
     return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"
-
-
-def _copy(counts: Counts) -> Counts:
-    return Counts(counts.completed, counts.failed, counts.prompt_tokens, counts.completion_tokens)

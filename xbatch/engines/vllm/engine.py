@@ -17,6 +17,7 @@ from vllm.v1.engine.exceptions import EngineDeadError
 from vllm.version import __version__ as VLLM_VERSION
 
 from xbatch.engines.vllm import arguments, process, refusals
+from xbatch.engines.vllm.lookup import check_model
 from xbatch.engines.vllm.settings import Choice, Machine, choose
 from xbatch.errors import EngineError, UsageError
 from xbatch.rows.outcome import Completion, Outcome, Usage
@@ -52,6 +53,7 @@ class VllmEngine:
         Raises UsageError.
         """
         self._args = arguments.parse(self._settings)
+        check_model(self._model, self._args.revision)
         given = {name.replace("-", "_") for name in self._settings}
         choices = choose(_look_at_machine(self._model, self._args), given)
         self._args = arguments.parse(self._settings | {c.name: c.value for c in choices})
@@ -133,7 +135,8 @@ def _describe(choices: list[Choice], config: Any) -> str:
 
 
 def _first_line(error: Exception) -> str:
-    text = str(error).strip() or type(error).__name__
+    text = error.errors()[0]["msg"] if isinstance(error, ValidationError) else str(error)
+    text = text.strip() or type(error).__name__
     return text.splitlines()[0]
 
 
