@@ -70,7 +70,7 @@ def parse(row: Row) -> ParsedRow:
         value = _object(strict_json.decode(row.data), "the row")
         custom_id = _custom_id(value, custom_id)
         if row.first_use is not None:
-            raise _Unfit("duplicate_custom_id", f"custom_id {custom_id!r} is already used in {row.first_use}")
+            raise _Unfit("duplicate_custom_id", f"custom_id {_short(custom_id)} is already used in {row.first_use}")
         endpoint, body = _body(value)
         return Request(row.index, custom_id, endpoint, body, row.num_bytes)
     except (_Unfit, strict_json.BadJson) as e:
@@ -99,14 +99,14 @@ def _body(value: dict[str, Any]) -> tuple[str, dict[str, Any]]:
         body = {key: v for key, v in value.items() if key != "custom_id"}
         return _endpoint_for(body, "the row"), body
     if (method := value.get("method") or "POST") != "POST":
-        raise _Unfit("invalid_method", f"method is {method!r}; only POST makes a response")
+        raise _Unfit("invalid_method", f"method is {_short(method)}; only POST makes a response")
     if "body" not in value:
         raise _Unfit("body_not_object", 'the row has no "body"')
     body = _object(value["body"], "body")
     if (url := value.get("url")) is None:
         return _endpoint_for(body, "body"), body
     if url not in ENDPOINTS:
-        raise _Unfit("invalid_url", f"url is {url!r}; xbatch answers {' and '.join(ENDPOINTS)}")
+        raise _Unfit("invalid_url", f"url is {_short(url)}; xbatch answers {' and '.join(ENDPOINTS)}")
     return url, body
 
 
@@ -116,6 +116,11 @@ def _endpoint_for(body: dict[str, Any], what: str) -> str:
     if "prompt" in body:
         return COMPLETIONS
     raise _Unfit("invalid_url", f'{what} has neither "messages" nor "prompt", so no endpoint fits it')
+
+
+def _short(value: Any) -> str:
+    text = repr(value)
+    return text if len(text) <= EXCERPT_BYTES else f"{text[:EXCERPT_BYTES]}..."
 
 
 def _kind(value: Any) -> str:

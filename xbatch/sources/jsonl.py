@@ -12,6 +12,7 @@ from xbatch.rows.shard import Shard
 
 MAX_LINE_BYTES = 64 << 20
 
+_LINE_END_BYTES = len(b"\r\n")
 _BOM = b"\xef\xbb\xbf"
 _UNREADABLE = (
     (b"\x1f\x8b", "gzip-compressed"),
@@ -31,6 +32,10 @@ class _Line:
     data: bytes
     num_bytes: int
     too_long: bool
+
+    @property
+    def blank(self) -> bool:
+        return not self.data and not self.too_long
 
 
 class JsonlSource:
@@ -68,7 +73,7 @@ class JsonlSource:
         """Every row from the beginning of the file."""
         self.blank_lines, index = 0, first_row
         for line in self._lines(0, 1):
-            if line.data:
+            if not line.blank:
                 yield self._row(index, line, None)
                 index += 1
             else:
@@ -76,15 +81,19 @@ class JsonlSource:
 
     def read(self, shard: Shard) -> Iterator[Row]:
         """The rows of a shard, from its offset."""
-        end = shard.first_row + shard.rows
-        index = shard.first_row
+        index, num_bytes = shard.first_row, 0
         for line in self._lines(shard.offset, shard.line):
-            if line.data:
-                yield self._row(index, line, shard.repeats.get(index))
-                index += 1
-            if index == end:
+            if line.blank:
+                continue
+            num_bytes += line.num_bytes
+            last = index == shard.first_row + shard.rows - 1
+            if last and num_bytes != shard.num_bytes:
+                break
+            yield self._row(index, line, shard.repeats.get(index))
+            index += 1
+            if last:
                 return
-        raise StorageError(f"{self.shown_as} has become shorter while it was read")
+        raise StorageError(f"{self.shown_as} has become shorter or was changed while the job ran")
 
     def _row(self, index: int, line: _Line, first_use: str | None) -> Row:
         place = f"{self.shown_as}:{line.number}"
@@ -93,11 +102,11 @@ class JsonlSource:
     def _lines(self, offset: int, number: int) -> Iterator[_Line]:
         with storage.translated(self.shown_as), storage.open_read(self.uri) as file:
             file.seek(offset)
-            while data := file.readline(self._max_line_bytes + 2):
+            while data := file.readline(self._max_line_bytes + _LINE_END_BYTES + 1):
                 num_bytes = len(data)
-                too_long = num_bytes > self._max_line_bytes and not data.endswith(b"\n")
+                too_long = len(data.rstrip(b"\r\n")) > self._max_line_bytes
                 if too_long:
-                    num_bytes += _skip_line(file)
+                    num_bytes += 0 if data.endswith(b"\n") else _skip_line(file)
                     data = data[: EXCERPT_BYTES + 1]
                 yield _Line(offset, number, _stripped(data), num_bytes, too_long)
                 offset, number = offset + num_bytes, number + 1

@@ -102,17 +102,16 @@ class Journal:
 
         Raises StorageError if a segment is damaged.
         """
-        paths = sorted(self._seg_folder(shard).iterdir())
+        paths = self._segments(shard)
         return heapq.merge(*(segments.decode(p.read_bytes(), str(p), self._job_id)[1] for p in paths))
 
     def _reopen(self, shard: Shard) -> None:
         opened = _OpenShard(shard)
-        if self._seg_folder(shard).exists():
-            for path in sorted(self._seg_folder(shard).iterdir()):
-                header, rows = segments.decode(path.read_bytes(), str(path), self._job_id)
-                opened.settled.update(settled.row for settled in rows)
-                opened.segments += 1
-                self.counts.add(header.counts)
+        for path in self._segments(shard):
+            header, rows = segments.decode(path.read_bytes(), str(path), self._job_id)
+            opened.settled.update(settled.row for settled in rows)
+            opened.segments += 1
+            self.counts.add(header.counts)
         for record in wal.read(self._wal(shard), self._header(shard)):
             # A crash between sealing and resetting the log leaves rows in both; the segment is the commit.
             if record.index not in opened.settled:
@@ -153,9 +152,7 @@ class Journal:
     def _seal(self, opened: _OpenShard) -> None:
         """Make the rows of the log a segment, and mark the shard done if they were the last ones."""
         shard = opened.shard
-        sealed: set[int] = set()
-        if self._seg_folder(shard).exists():
-            sealed = {settled.row for settled in self.rows(shard)}
+        sealed = {settled.row for settled in self.rows(shard)}
         records = {r.index: r for r in wal.read(self._wal(shard), self._header(shard)) if r.index not in sealed}
         if records:
             self._seg_folder(shard).mkdir(exist_ok=True)
@@ -173,7 +170,7 @@ class Journal:
 
     def _done_marker(self, shard: Shard, count: int) -> bytes:
         counts = Counts()
-        for path in self._seg_folder(shard).iterdir():
+        for path in self._segments(shard):
             counts.add(segments.decode(path.read_bytes(), str(path), self._job_id)[0].counts)
         return msgspec.json.encode(Done(self._job_id, count, counts))
 
@@ -202,6 +199,10 @@ class Journal:
 
     def _seg_folder(self, shard: Shard) -> Path:
         return self._folder / "seg" / shard.name
+
+    def _segments(self, shard: Shard) -> list[Path]:
+        """The segments of a shard in order; what a crash left under another name is none."""
+        return sorted(self._seg_folder(shard).glob("[0-9]*.jsonl.zst"))
 
     def _done_file(self, shard: Shard) -> Path:
         return self._folder / "done" / f"{shard.name}.json"

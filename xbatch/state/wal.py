@@ -24,10 +24,13 @@ _MAGIC = b"XW"
 def append(path: Path, header: dict[str, str], record: Record | None) -> int:
     """Open a log for appending, beginning it if it is new, and return its file descriptor.
 
-    A torn frame at its end, left by a crash, is cut off first. `record` is written if it is given.
+    A torn frame at its end, left by a crash, is cut off first, and so is everything in a log of another job or shard.
+    `record` is written if it is given.
     """
     fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o600)
-    end = sum(size for _, size in _frames(path.read_bytes()))
+    frames = list(_frames(path.read_bytes()))
+    mine = frames and frames[0][0] == msgspec.json.encode(header)
+    end = sum(size for _, size in frames) if mine else 0
     os.ftruncate(fd, end)
     if end == 0:
         _write(fd, _frame(msgspec.json.encode(header)))

