@@ -43,9 +43,9 @@ def _ways(pairs: list[Pair]) -> dict[str, Callable[[str], str]]:
 
 
 def _share(model: Qwen2ForCausalLM, tokenizer: Tokenizer, examples: list[Example]) -> float:
-    padding = tokenizer.token_to_id(END_OF_TEXT)
+    padding: int = tokenizer.token_to_id(END_OF_TEXT)  # type: ignore[assignment] - the tokenizer has it
     batch = stack(encode(tokenizer, examples), padding)
-    return _exact(model, batch).float().mean().item()
+    return float(_exact(model, batch).float().mean())
 
 
 @torch.no_grad()

@@ -11,7 +11,7 @@ from xbatch.errors import UsageError
 
 try:
     from vllm.entrypoints.launchers.cli_args import make_arg_parser, validate_parsed_serve_args
-except ImportError:  # before vLLM 0.30
+except ImportError:  # vLLM 0.23
     from vllm.entrypoints.openai.cli_args import make_arg_parser, validate_parsed_serve_args
 
 _TRUE, _FALSE = ("true", "1", "yes", "on"), ("false", "0", "no", "off")

@@ -25,7 +25,7 @@ from xbatch.rows.request import CHAT, Request
 
 try:
     from vllm.entrypoints.launchers.api_server.app_state import init_app_state
-except ImportError:  # before vLLM 0.30
+except ImportError:  # vLLM 0.23
     from vllm.entrypoints.openai.api_server import init_app_state
 
 _IN_FLIGHT_PER_SEQUENCE = 2

@@ -13,9 +13,9 @@ from xbatch.rows.outcome import Failure
 try:
     from vllm.entrypoints.serve.exception_handling.error_response import create_error_response
     from vllm.entrypoints.serve.exception_handling.handlers.validation import validation_exception_handler
-except ImportError:  # before vLLM 0.30
-    from vllm.entrypoints.openai.server_utils import validation_exception_handler
-    from vllm.entrypoints.utils import create_error_response
+except ImportError:  # vLLM 0.23
+    from vllm.entrypoints.serve.utils.error_response import create_error_response
+    from vllm.entrypoints.serve.utils.server_utils import validation_exception_handler
 
 _SERVER = SimpleNamespace(app=SimpleNamespace(state=SimpleNamespace(args=SimpleNamespace(log_error_stack=False))))
 
