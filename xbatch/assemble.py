@@ -10,8 +10,9 @@ from pathlib import Path
 from typing import Any
 
 from xbatch import storage
+from xbatch.demo import BUNDLED, MODEL_PATH
 from xbatch.engines import Engine
-from xbatch.engines.fake import FakeEngine
+from xbatch.engines.build import build_fake, build_vllm
 from xbatch.errors import Interrupted, UsageError, XbatchError
 from xbatch.job.identity import changes, identify
 from xbatch.job.models import check_names, choose_model
@@ -70,7 +71,7 @@ class Job:
         self.state = StateFolder(self.places.state)
         self._inputs = self.places.inputs
         if self._inputs == [STDIN]:
-            self._inputs = [_spool_stdin(scratch)]
+            self._inputs = [storage.spool(sys.stdin.buffer, scratch / "stdin.jsonl")]
         shown = ["stdin"] if self.places.inputs == [STDIN] else self._inputs
         self._sources = [JsonlSource(u, spec.max_line_bytes, s) for u, s in zip(self._inputs, shown, strict=True)]
         self._index_pass = IndexPass(_scan_all(self._sources, self._index), self._index, self._place)
@@ -98,20 +99,27 @@ class Job:
         Raises UsageError, EngineError, StorageError, Interrupted.
         """
         self._check()
-        if (report := self._finished_before()) is not None:
+        resuming = self.state.exists and not self._spec.restart
+        if resuming and (report := self._finished_before()) is not None:
             return report
-        self._shards = self.state.plan() if self.state.exists else None
-        model = self._choose_model()
         made = not self.state.path.exists()
         try:
             self.state.lock()
-            self._phase = "loading"
-            self._engine = self._make_engine(model)
-            await self._load()
+            return await self._run_locked(resuming=resuming)
         except UsageError:
             if made:
                 shutil.rmtree(self.state.path, ignore_errors=True)
             raise
+
+    async def _run_locked(self, *, resuming: bool) -> dict[str, Any]:
+        if resuming and (report := self._finish_early()) is not None:
+            return report
+        model = self._choose_model()
+        self._phase = "loading"
+        self._engine = self._make_engine(model)
+        await self._load()
+        if self._spec.restart:
+            self.state.clear()
         return await self._answer_all(model)
 
     def close(self) -> None:
@@ -123,14 +131,16 @@ class Job:
         for source in self._sources:
             source.check()
         self._sink.check()
-        if self._spec.restart and self.state.exists:
-            self.state.lock()
-            shutil.rmtree(self.state.path)
+        try:
+            storage.check_writable(self.state.path / "lock")
+        except OSError as e:
+            raise UsageError(f"the state folder {self.state.path} can't be written: {e.strerror or e}") from e
 
     def _finished_before(self) -> dict[str, Any] | None:
-        """The report of a job that is complete; None if there is something to do."""
-        if not self.state.exists:
-            return None
+        """The report, if the job is complete and its output is there.
+
+        Raises UsageError if the job that has begun here is another one.
+        """
         job = self.state.job()
         now = identify(self._spec, self._versions(), self._spec.model or job.identity["model"])
         if changed := changes(job.identity, now):
@@ -139,9 +149,29 @@ class Job:
                 f"{self.state.path} belongs to a job with other inputs or settings:\n{rows}\n"
                 "Run it as it was, choose another output by -o, or throw away what it has done by --restart"
             )
-        if (report := self.state.report()) is not None:
+        report = self.state.report() if self._sink.published else None
+        if report is not None:
             self._tell("already complete: nothing was run, nothing rewritten")
         return report
+
+    def _finish_early(self) -> dict[str, Any] | None:
+        """Publish the output if no row needs an engine any more, and return the report."""
+        job, self._shards = self.state.job(), self.state.plan()
+        if self._shards is None or not self._read_back(job.job):
+            return None
+        self._tell("every row is settled: writing the output")
+        return self._finalize(job.job, job.identity["model"], 0.0)
+
+    def _read_back(self, job_id: str) -> bool:
+        """Open the journal with what earlier runs have settled; True if that is every row."""
+        assert self._shards is not None
+        self._journal = Journal(self.state.path, job_id)
+        self._journal.resume(self._shards)
+        self._earlier.add(self._journal.counts)
+        if self._earlier.total < sum(shard.rows for shard in self._shards):
+            return False
+        self._journal.close()
+        return True
 
     def _choose_model(self) -> str | None:
         """Begin to look at every row, and tell the model as soon as it is known."""
@@ -160,9 +190,11 @@ class Job:
         if model is None or not (self._index.models):
             return None
         if self._spec.engine == "fake":
-            return _make_fake(self._spec.engine_args)
+            return build_fake(self._spec.engine_args)
         self._before_engine(self.state.engine_log)
-        return _make_vllm(model, self._spec)
+        path = str(MODEL_PATH) if model == BUNDLED else model
+        names = [model, *self._spec.served_model_name]
+        return build_vllm(path, names, self._spec.lora_modules, self._spec.engine_args)
 
     async def _load(self) -> None:
         """Get the engine ready while the rest of the rows is looked at."""
@@ -182,15 +214,14 @@ class Job:
         if self._shards is None:
             self._shards = self._index.shards
             self.state.write_plan(self._shards)
-        self._journal = Journal(self.state.path, job.job)
-        self._journal.resume(self._shards)
-        before = self._journal.counts.total
-        if before:
+        if self._journal is None:
+            self._read_back(job.job)
+        assert self._journal is not None
+        if before := self._earlier.total:
             self._tell(f"going on: {before:,} of {self._index.rows:,} rows are settled already")
         form = self._spec.format
-        engine = self._engine or FakeEngine()
+        engine = self._engine or build_fake({})
         self._scheduler = Scheduler(engine.max_in_flight)
-        self._earlier.add(self._journal.counts)
         self._phase, self._running_began_s = "running", time.monotonic()
         self._stop.listen(lambda: setattr(self, "_phase", "draining"))
         try:
@@ -262,37 +293,3 @@ class Job:
 def _scan_all(sources: list[JsonlSource], index: Index) -> Iterator[Iterator[Any]]:
     for source in sources:
         yield source.scan(index.rows)
-
-
-def _spool_stdin(scratch: Path) -> str:
-    """Keep standard input, so that rows can be read more than once."""
-    path = scratch / "stdin.jsonl"
-    with open(path, "xb") as file:
-        shutil.copyfileobj(sys.stdin.buffer, file, storage.READ_BUFFER_BYTES)
-    return str(path)
-
-
-def _make_vllm(model: str, spec: JobSpec) -> Engine:
-    from xbatch.demo import MODEL_PATH
-    from xbatch.engines.vllm.installed import missing_engine_sentence
-
-    if (sentence := missing_engine_sentence()) is not None:
-        raise UsageError(sentence)
-    from xbatch.engines.vllm.engine import VllmEngine
-
-    settings: dict[str, Any] = dict(spec.engine_args)
-    if spec.lora_modules:
-        settings |= {
-            "enable_lora": "true",
-            "lora_modules": [f"{n}={p}" for n, p in spec.lora_modules.items()],
-        }
-    path = str(MODEL_PATH) if model == "demo" else model
-    return VllmEngine(path, [model, *spec.served_model_name], settings)
-
-
-def _make_fake(settings: dict[str, str]) -> Engine:
-    return FakeEngine(
-        delay_s=float(settings.get("delay_s", 0)),
-        start_s=float(settings.get("start_s", 0)),
-        max_in_flight=int(settings.get("max_in_flight", 64)),
-    )

@@ -96,6 +96,13 @@ def open_read(uri: str) -> BinaryIO:
     return cast("BinaryIO", io.BufferedReader(raw, READ_BUFFER_BYTES))
 
 
+def spool(stream: BinaryIO, path: Path) -> str:
+    """Keep what can be read only once in a file that can be read again; return its name."""
+    with open(path, "xb") as file:
+        shutil.copyfileobj(stream, file, READ_BUFFER_BYTES)
+    return str(path)
+
+
 @contextmanager
 def translated(uri: str) -> Iterator[None]:
     """Turn an operating system's errors about `uri` into StorageError."""

@@ -7,12 +7,15 @@ the whole process group would otherwise also reach the engine's processes and ki
 import signal
 import threading
 from collections.abc import Callable
+from multiprocessing import resource_tracker
 
 STOPPING = {signal.SIGINT, signal.SIGTERM}
 
 
 def block() -> None:
     """Let nothing be interrupted from here on; call it before any thread starts."""
+    # Python's tracker of shared memory unblocks both signals in the thread that starts it, so it starts first.
+    resource_tracker.ensure_running()
     signal.pthread_sigmask(signal.SIG_BLOCK, STOPPING)
 
 

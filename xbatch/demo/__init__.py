@@ -3,6 +3,8 @@
 import json
 from pathlib import Path
 
+BUNDLED = "demo"
+"""The model's name."""
 MODEL_PATH: Path = Path(__file__).parent / "model"
 QUESTIONS_PATH: Path = Path(__file__).parent / "questions.jsonl"
 
@@ -14,4 +16,4 @@ def questions() -> list[tuple[str, str]]:
     return [(pair["question"], pair["answer"]) for pair in pairs]
 
 
-__all__ = ["MODEL_PATH", "QUESTIONS_PATH", "questions"]
+__all__ = ["BUNDLED", "MODEL_PATH", "QUESTIONS_PATH", "questions"]

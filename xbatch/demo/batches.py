@@ -61,7 +61,7 @@ def batches(
     Of the examples `joined_share` are laid end to end, so that each must be answered in spite of
     all that stands before it: the cheapest way to learn to look past a long text.
     """
-    padding: int = tokenizer.token_to_id(END_OF_TEXT)  # type: ignore[assignment] - the tokenizer has it
+    padding = tokenizer.token_to_id(END_OF_TEXT) or 0
     num_joined = int(joined_share * POOL_EXAMPLES)
     while True:
         pool = encode(tokenizer, list(islice(examples, POOL_EXAMPLES)))

@@ -43,7 +43,7 @@ def _ways(pairs: list[Pair]) -> dict[str, Callable[[str], str]]:
 
 
 def _share(model: Qwen2ForCausalLM, tokenizer: Tokenizer, examples: list[Example]) -> float:
-    padding: int = tokenizer.token_to_id(END_OF_TEXT)  # type: ignore[assignment] - the tokenizer has it
+    padding = tokenizer.token_to_id(END_OF_TEXT) or 0
     batch = stack(encode(tokenizer, examples), padding)
     return float(_exact(model, batch).float().mean())
 

@@ -10,6 +10,7 @@ from xbatch.errors import UsageError
 from xbatch.job.spec import JobSpec
 
 STDIN = STDOUT = "-"
+_ANSWERS = ".responses.jsonl"
 _SUFFIXES = (".jsonl", ".ndjson", ".json")
 
 
@@ -52,6 +53,8 @@ def _inputs(given: Sequence[str]) -> list[str]:
         if uri.endswith((".yaml", ".yml")):
             raise UsageError(f"{uri} is YAML; the inputs are files of JSONL")
         found = storage.expand(uri)
+        if found != [uri]:
+            found = [one for one in found if not one.endswith(_ANSWERS)]
         if not found:
             raise UsageError(f"{uri} matches no file")
         inputs += found
@@ -81,11 +84,13 @@ def _targets(output: str, inputs: list[str], scratch: Path) -> list[Path]:
 
 def _answers_name(path: Path) -> str:
     stem = path.name.removesuffix(path.suffix) if path.suffix in _SUFFIXES else path.name
-    return str(path.with_name(f"{stem}.responses.jsonl"))
+    return str(path.with_name(f"{stem}{_ANSWERS}"))
 
 
 def _check_overlap(inputs: list[str], outputs: list[Path]) -> None:
-    read = {Path(uri).absolute() for uri in inputs if uri != STDIN and storage.is_local(uri)}
+    if len(outputs) > len(inputs) and outputs[-1].resolve() in {output.resolve() for output in outputs[:-1]}:
+        raise UsageError(f"--errors names the output itself: {outputs[-1]}")
+    read = {Path(uri).resolve() for uri in inputs if uri != STDIN and storage.is_local(uri)}
     for output in outputs:
-        if output.absolute() in read:
+        if output.resolve() in read:
             raise UsageError(f"{output} is both an input and the output")

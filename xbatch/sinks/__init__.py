@@ -33,6 +33,10 @@ class Sink(Protocol):
         Raises UsageError.
         """
 
+    @property
+    def published(self) -> bool:
+        """Every file of the output is there."""
+
     def publish(self, rows: Iterable[OutputRow]) -> list[Published]:
         """Publish all responses, which come in input order; every file appears whole or not at all.
 

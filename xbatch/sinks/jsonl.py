@@ -33,6 +33,11 @@ class JsonlSink:
             except OSError as e:
                 raise UsageError(f"the output {target} can't be written: {e.strerror or e}") from e
 
+    @property
+    def published(self) -> bool:
+        """Every file of the output is there."""
+        return all(target.exists() for target in self._files())
+
     def publish(self, rows: Iterable[OutputRow]) -> list[Published]:
         """Build every file in the spool, then give each its name."""
         with storage.translated(str(self._targets[0])), ExitStack() as stack:

@@ -2,6 +2,7 @@
 
 import fcntl
 import os
+import shutil
 import uuid
 from collections.abc import Iterable, Iterator
 from datetime import UTC, datetime
@@ -59,6 +60,14 @@ class StateFolder:
             raise Interrupted(f"process {holder} is already running this job ({self.path})") from None
         os.ftruncate(self._lock_fd, 0)
         os.pwrite(self._lock_fd, str(os.getpid()).encode(), 0)
+
+    def clear(self) -> None:
+        """Throw away the job that has begun here; `job.json` goes last, so that a crash leaves a job or none."""
+        for name in ("report.json", "plan.jsonl.zst"):
+            (self.path / name).unlink(missing_ok=True)
+        for name in ("wal", "seg", "done"):
+            shutil.rmtree(self.path / name, ignore_errors=True)
+        (self.path / "job.json").unlink(missing_ok=True)
 
     def create(self, identity: dict[str, Any]) -> JobFile:
         """Begin a job; if one has begun already, return that one."""

@@ -179,9 +179,12 @@ class Journal:
         if not path.exists():
             return None
         try:
-            return msgspec.json.decode(path.read_bytes(), type=Done)
+            done = msgspec.json.decode(path.read_bytes(), type=Done)
         except msgspec.MsgspecError as e:
             raise StorageError(f"{path} is damaged: {e}") from e
+        if done.job != self._job_id:
+            raise StorageError(f"{path} belongs to another job")
+        return done
 
     def _raise_trouble(self) -> None:
         trouble, self._trouble = self._trouble, None

@@ -1,5 +1,6 @@
 """The engine: vLLM's AsyncLLM, with vLLM's own serving classes making the bodies."""
 
+import asyncio
 import os
 from argparse import Namespace
 from collections.abc import Mapping
@@ -89,21 +90,30 @@ class VllmEngine:
         Raises EngineError if the engine has died.
         """
         body = {k: v for k, v in request.body.items() if k not in _STREAMING_FIELDS}
+        kind = ChatCompletionRequest if request.endpoint == CHAT else CompletionRequest
         try:
-            if request.endpoint == CHAT:
-                answer = await self._state.openai_serving_chat.create_chat_completion(ChatCompletionRequest(**body))
-            else:
-                answer = await self._state.openai_serving_completion.create_completion(CompletionRequest(**body))
+            # FastAPI validates this way, and the words of a refusal depend on it.
+            typed = kind.model_validate(body, from_attributes=True)
         except ValidationError as e:
             return await refusals.refuse_invalid(e, body)
+        try:
+            answer = await self._serve(typed)
         except EngineDeadError as e:
             raise EngineError(f"vLLM's engine has died: {_first_line(e)}") from e
         except Exception as e:  # noqa: BLE001 - vLLM's server answers any exception with an error body
             return refusals.refuse_exception(e)
+        if (task := asyncio.current_task()) is not None and task.cancelling():
+            # vLLM answers a cancelled request with "Client disconnected"; here nobody is there to read it.
+            raise asyncio.CancelledError
         if hasattr(answer, "error"):
             return refusals.refuse(answer)
         usage = Usage(answer.usage.prompt_tokens, answer.usage.completion_tokens or 0)
         return Completion(answer.model_dump_json().encode(), usage)
+
+    async def _serve(self, typed: Any) -> Any:
+        if isinstance(typed, ChatCompletionRequest):
+            return await self._state.openai_serving_chat.create_chat_completion(typed)
+        return await self._state.openai_serving_completion.create_completion(typed)
 
     def close(self) -> None:
         """End the engine's processes."""
@@ -121,7 +131,8 @@ def _look_at_machine(model: str, args: Namespace) -> Machine:
     heads, size = config.get_total_num_kv_heads(), config.get_head_size()
     layers = getattr(config.hf_text_config, "num_hidden_layers", 1)
     kv_bytes = 2 * layers * heads * size * config.dtype.itemsize
-    return Machine(current_platform.is_cpu(), process.free_memory_bytes(), config.max_model_len, kv_bytes)
+    adapters = len(args.lora_modules or ())
+    return Machine(current_platform.is_cpu(), process.free_memory_bytes(), config.max_model_len, kv_bytes, adapters)
 
 
 def _describe(choices: list[Choice], config: Any) -> str:

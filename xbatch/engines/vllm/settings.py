@@ -20,6 +20,7 @@ class Machine:
     free_bytes: int
     max_model_len: int
     kv_bytes_a_token: int
+    adapters: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,7 +41,8 @@ def choose(machine: Machine, given: AbstractSet[str]) -> list[Choice]:
 
     On a GPU vLLM's own defaults for offline inference are the right ones, so nothing is chosen. On a CPU a seeded
     request whose prompt is split by chunked prefill kills vLLM's engine ("CPU Generator does not use offset"), so
-    no prompt is ever split.
+    no prompt is ever split. With LoRA on a CPU, rows without an adapter are computed with the last slot's (index -1 in
+    vLLM's `torch_ops/lora_ops.py`), so one slot more than there are adapters stays empty.
     """
     if not machine.is_cpu:
         return []
@@ -50,6 +52,10 @@ def choose(machine: Machine, given: AbstractSet[str]) -> list[Choice]:
         Choice("enable_chunked_prefill", False, "a seeded request whose prompt is split would kill the engine"),
         _batched_tokens(machine),
     ]
+    if machine.adapters:
+        choices.append(
+            Choice("max_loras", machine.adapters + 1, "vLLM's CPU kernel takes the last slot for no adapter")
+        )
     if not given & {"kv_cache_memory_bytes", "gpu_memory_utilization", "num_gpu_blocks_override"}:
         choices.append(_kv_cache(machine))
     return [choice for choice in choices if choice.name not in given]

@@ -1,0 +1,100 @@
+"""Runs of the real engine that several tests look at, each made once."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+import serving
+from serving import Body, Ended
+
+
+@dataclass(frozen=True)
+class Mixed:
+    """One run over every sort of request, and what vLLM's server answers to the same requests."""
+
+    requests: dict[str, tuple[str, Body]]
+    run: Ended
+    lora: Path
+
+
+@pytest.fixture(scope="session")
+def mixed_job(tmp_path_factory: pytest.TempPathFactory) -> Mixed:
+    """`xbatch run` over all mixed requests and the seeded ones, streaming asked for here and there."""
+    folder = tmp_path_factory.mktemp("mixed")
+    requests = serving.mixed_requests() | serving.seeded_requests()
+    lora = serving.make_lora(folder / "adapter")
+    rows = serving.write_rows(folder / "rows.jsonl", serving.rows_of(requests))
+    words = [
+        "--model",
+        "demo",
+        "--dtype",
+        "float32",
+        "--tool-call-parser",
+        "hermes",
+        "--max-failures",
+        "100%",
+    ]
+    words += [
+        "--lora-modules",
+        f"styled={lora}",
+        "--engine-arg",
+        f"kv_cache_memory_bytes={serving.KV_CACHE_BYTES}",
+    ]
+    return Mixed(requests, serving.run_xbatch(rows, *words), lora)
+
+
+@pytest.fixture(scope="session")
+def server_answers(mixed_job: Mixed, tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, tuple[int, Body]]]:
+    """Status code and body that vLLM's own server answers to the same requests under the same settings."""
+    words = [
+        "--dtype",
+        "float32",
+        "--enforce-eager",
+        "--max-num-seqs",
+        "512",
+        "--max-num-batched-tokens",
+        "8192",
+    ]
+    words += ["--no-enable-chunked-prefill", "--kv-cache-memory-bytes", str(serving.KV_CACHE_BYTES)]
+    words += ["--enable-auto-tool-choice", "--tool-call-parser", "hermes"]
+    # On CPUs vLLM 0.32 lends the adapter of its last slot to rows that ask for none, so one slot is left empty here.
+    words += ["--enable-lora", "--max-loras", "2", "--lora-modules", f"styled={mixed_job.lora}"]
+    with serving.served(tmp_path_factory.mktemp("server") / "log", *words) as address:
+        yield serving.post_all(address, mixed_job.requests)
+
+
+@dataclass(frozen=True)
+class Interrupted:
+    """A job over the demo's questions and long rows: stopped by Ctrl-C with rows in flight, then run again."""
+
+    names: list[str]
+    first: Ended
+    again: Ended
+    output_after_first: bool
+    settled_after_first: int
+    left: list[str]
+    """Processes that outlived the first run."""
+
+    @property
+    def rows(self) -> int:
+        return len(self.names)
+
+
+@pytest.fixture(scope="session")
+def interrupted(tmp_path_factory: pytest.TempPathFactory) -> Interrupted:
+    """The product's defaults, twice: the first run gets SIGINT as from a terminal when its first rows are settled."""
+    requests = serving.demo_and_long_requests()
+    path = tmp_path_factory.mktemp("interrupted") / "rows.jsonl"
+    rows = serving.write_rows(path, [serving.batch_line(name, *request) for name, request in requests.items()])
+    words = ["--model", "demo", "--drain-s", "120"]
+    first, left = serving.interrupt(rows, *words)
+    output_after_first = serving.output_of(rows).exists()
+    again = serving.run_xbatch(rows, *words)
+    return Interrupted(list(requests), first, again, output_after_first, serving.settled(first), left)
+
+
+@pytest.fixture(scope="session")
+def engine_alone(tmp_path_factory: pytest.TempPathFactory) -> Body:
+    """What `VllmEngine` itself gives in a process of its own: the contract's cases, and all demo questions."""
+    return serving.run_engine_script(tmp_path_factory.mktemp("engine"))

@@ -1,0 +1,267 @@
+"""Rows: what becomes a request, what is turned away and why, and what stands in the response."""
+
+import json
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from xbatch.rows import strict_json
+from xbatch.rows.outcome import Completion, Failure
+from xbatch.rows.request import CHAT, COMPLETIONS, Rejected, Request, parse
+from xbatch.rows.response import response_line
+from xbatch.rows.row import Row
+
+GOOD: dict[str, Any] = {"model": "m", "messages": [{"role": "user", "content": "hi"}]}
+BOTH_LINES = b'{"prompt":"a"} {"prompt":"b"}'
+
+
+def row(data: bytes | dict[str, Any] | list[Any], **more: Any) -> Row:
+    raw = data if isinstance(data, bytes) else json.dumps(data, ensure_ascii=False).encode()
+    return Row(3, "in.jsonl:7", 7, 100, raw, more.pop("num_bytes", len(raw)), **more)
+
+
+def line(**keys: Any) -> dict[str, Any]:
+    whole: dict[str, Any] = {"custom_id": "a", "method": "POST", "url": CHAT, "body": GOOD}
+    return {k: v for k, v in {**whole, **keys}.items() if v is not ...}
+
+
+def nested(depth: int) -> bytes:
+    """A body whose whole row is nested `depth` levels deep."""
+    inner = depth - 1
+    return b'{"prompt":"a","x":' + b"[" * inner + b"]" * inner + b"}"
+
+
+def rejected(given: bytes | dict[str, Any] | list[Any], **more: Any) -> Rejected:
+    parsed = parse(row(given, **more))
+    assert isinstance(parsed, Rejected)
+    return parsed
+
+
+def accepted(given: bytes | dict[str, Any]) -> Request:
+    parsed = parse(row(given))
+    assert isinstance(parsed, Request), parsed
+    return parsed
+
+
+@pytest.mark.parametrize(
+    ("data", "code"),
+    [
+        (b'{"prompt": "a"', "invalid_json_line"),
+        (b'{"prompt": "a",}', "invalid_json_line"),
+        (b"{'prompt': 'a'}", "invalid_json_line"),
+        (BOTH_LINES, "invalid_json_line"),
+        (b'{"prompt": "a"} // why', "invalid_json_line"),
+        (b"nonsense", "invalid_json_line"),
+        (b'{"prompt": "a", "temperature": NaN}', "invalid_json_line"),
+        (b'{"prompt": "a", "temperature": Infinity}', "invalid_json_line"),
+        (b'{"prompt": "a", "temperature": -Infinity}', "invalid_json_line"),
+        (b'{"prompt": "a", "temperature": 1e999}', "invalid_json_line"),
+        (b'{"prompt": "a", "n": ' + b"9" * 5000 + b"}", "invalid_json_line"),
+        (b'{"prompt": "a", "n": 01}', "invalid_json_line"),
+        (b'{"prompt": "a\tb"}', "invalid_json_line"),
+        (b'{"prompt": "\\ud800"}', "invalid_unicode"),
+        (b'{"prompt": "\\udc00\\ud800"}', "invalid_unicode"),
+        (b'{"custom_id": "\\udfff", "prompt": "a"}', "invalid_unicode"),
+        (b'{"prompt": "\xff\xfe"}', "invalid_unicode"),
+        (b'{"prompt": "\xed\xa0\x80"}', "invalid_unicode"),
+        (b'{"prompt": "\xc0\xaf"}', "invalid_unicode"),
+        (b'{"\xff": "a"}', "invalid_unicode"),
+        (nested(501), "json_too_deep"),
+        (nested(2_000), "json_too_deep"),
+        (nested(100_000), "json_too_deep"),
+        (b"[" * 100_000, "json_too_deep"),
+        (b'{"a":' * 100_000, "json_too_deep"),
+        (line(custom_id=""), "invalid_custom_id"),
+        (line(custom_id=7), "invalid_custom_id"),
+        (line(custom_id=1.5), "invalid_custom_id"),
+        (line(custom_id=False), "invalid_custom_id"),
+        (line(custom_id=["a"]), "invalid_custom_id"),
+        (line(url="/v1/embeddings"), "invalid_url"),
+        (line(url="v1/chat/completions"), "invalid_url"),
+        (line(url=7), "invalid_url"),
+        (line(url=[]), "invalid_url"),
+        (line(url=..., body={"input": "a"}), "invalid_url"),
+        ({"model": "m"}, "invalid_url"),
+        ({}, "invalid_url"),
+        (line(method="GET"), "invalid_method"),
+        (line(method="post"), "invalid_method"),
+        (line(method=7), "invalid_method"),
+        (b"[]", "body_not_object"),
+        (b'"text"', "body_not_object"),
+        (b"7", "body_not_object"),
+        (b"1.5", "body_not_object"),
+        (b"true", "body_not_object"),
+        (b"null", "body_not_object"),
+        (line(body=...), "body_not_object"),
+        (line(body=None), "body_not_object"),
+        (line(body=[GOOD]), "body_not_object"),
+        (line(body=json.dumps(GOOD)), "body_not_object"),
+    ],
+    ids=lambda value: str(value)[:40],
+)
+def test_bad_rows(data: bytes | dict[str, Any], code: str) -> None:
+    """A row that can't be sent is told apart by its code, and its message names the place and is short."""
+    found = rejected(data)
+    assert found.failure.code == code
+    assert found.failure.message.startswith("in.jsonl:7: ")
+    assert len(found.failure.message) < 600
+    json.loads(response_line("j", found.index, found.custom_id, found.failure, "batch"))
+
+
+def test_body_as_string_hint() -> None:
+    """A body that is a string of JSON is refused with the way to write it."""
+    assert "not as a string" in rejected(line(body=json.dumps(GOOD))).failure.message
+
+
+def test_too_long() -> None:
+    """A row that was skipped for its size says how large it is, without being looked into."""
+    found = rejected(b"garbage", too_long=True, num_bytes=123_456)
+    assert found.failure.code == "line_too_long"
+    assert "123,456" in found.failure.message
+
+
+def test_duplicate_names_first_place() -> None:
+    """The later of two rows with one custom_id fails, naming the place of the first, and keeps its id."""
+    found = rejected(line(), first_use="in.jsonl:2")
+    assert (found.failure.code, found.custom_id) == ("duplicate_custom_id", "a")
+    assert "in.jsonl:2" in found.failure.message
+
+
+@pytest.mark.parametrize("what", ["custom_id", "url", "method"])
+def test_messages_stay_short(what: str) -> None:
+    """A message never repeats a huge value of the row."""
+    found = rejected(line(**{what: "x" * 100_000}), first_use="in.jsonl:2")
+    assert len(found.failure.message) < 1_000
+
+
+@pytest.mark.parametrize("key", ["custom_id", "method", "url"])
+@pytest.mark.parametrize("value", [None, ...])
+def test_optional_keys(key: str, value: object) -> None:
+    """custom_id, method and url may be absent or null."""
+    found = accepted(line(**{key: value}))
+    assert (found.endpoint, found.body) == (CHAT, GOOD)
+    assert found.custom_id == ("row-3" if key == "custom_id" else "a")
+
+
+@pytest.mark.parametrize(
+    ("value", "endpoint"),
+    [
+        (GOOD, CHAT),
+        ({"prompt": "a"}, COMPLETIONS),
+        (line(), CHAT),
+        (line(url=COMPLETIONS, body={"prompt": "a"}), COMPLETIONS),
+        (line(url=..., body={"prompt": "a"}), COMPLETIONS),
+    ],
+)
+def test_endpoints(value: dict[str, Any], endpoint: str) -> None:
+    """Batch lines and bare bodies go to the endpoint they name, or the one that fits them."""
+    assert accepted(value).endpoint == endpoint
+
+
+def test_bare_body_keeps_everything_else() -> None:
+    """A bare body's custom_id is the row's and not the body's; every other field stays."""
+    found = accepted({"custom_id": "x", "prompt": "a", "foo": {"bar": [1, None]}})
+    assert (found.custom_id, found.body) == ("x", {"prompt": "a", "foo": {"bar": [1, None]}})
+
+
+@pytest.mark.parametrize("number", [2**53 + 1, 2**63, 2**64, 2**70, -(2**70), 10**300])
+def test_large_integers_are_exact(number: int) -> None:
+    """Integers of any size are kept exactly."""
+    found = accepted(b'{"prompt": "a", "seed": %d}' % number).body["seed"]
+    assert found == number
+    assert isinstance(found, int)
+
+
+def test_depth_500_is_read() -> None:
+    """Nesting up to 500 levels is accepted, also with thousands of shallow brackets around."""
+    accepted(nested(500))
+    accepted(b'{"prompt":"a","x":[' + b",".join([b"[]"] * 5_000) + b"]}")
+    accepted(json.dumps({"prompt": "[" * 5_000}).encode())
+
+
+def test_last_duplicate_key_wins() -> None:
+    """Of two equal keys the last counts, as in every common parser."""
+    assert accepted(b'{"prompt":"a","prompt":"b"}').body == {"prompt": "b"}
+
+
+def _round_trips(custom_id: str) -> None:
+    for ascii_only in (True, False):
+        data = json.dumps({"custom_id": custom_id, "prompt": "a"}, ensure_ascii=ascii_only).encode()
+        found = accepted(data)
+        written = response_line("job", found.index, found.custom_id, Completion(b"{}"), "batch")
+        assert b"\n" not in written
+        assert json.loads(written)["custom_id"] == custom_id
+
+
+@pytest.mark.parametrize(
+    "custom_id", ["a\x00b", "\U0001f600\u200d\U0001f469", "\u202eשלום", "e\u0301", "\u2028\r\n", "\x7f"]
+)
+def test_custom_ids_round_trip(custom_id: str) -> None:
+    """Any text is a custom_id and comes back exactly."""
+    _round_trips(custom_id)
+
+
+@given(st.text(st.characters(exclude_categories=["Cs"]), min_size=1))
+def test_any_custom_id_round_trips(custom_id: str) -> None:
+    """Any text is a custom_id and comes back exactly."""
+    _round_trips(custom_id)
+
+
+@given(st.binary(max_size=200))
+def test_any_bytes_have_a_verdict(data: bytes) -> None:
+    """No bytes whatever make anything but a request or a rejection with a writable response."""
+    parsed = parse(row(data))
+    if isinstance(parsed, Rejected):
+        json.loads(response_line("j", parsed.index, parsed.custom_id, parsed.failure, "batch"))
+
+
+VALUES = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(st.characters()),
+    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(st.characters()), inner, max_size=4),
+    max_leaves=12,
+)
+
+
+@given(VALUES)
+def test_agrees_with_the_standard_library(value: object) -> None:
+    """What is accepted has the value that the standard library reads; what is not, is not JSON of RFC 8259."""
+    text = json.dumps(value)
+    try:
+        strict = json.dumps(value, ensure_ascii=False, allow_nan=False).encode()
+    except (ValueError, UnicodeEncodeError):
+        with pytest.raises(strict_json.BadJson):
+            strict_json.decode(text.encode())
+    else:
+        assert strict_json.decode(text.encode()) == value == strict_json.decode(strict)
+
+
+def test_completion_line() -> None:
+    """A completion's line holds its body as it is, a null error and ids that depend on job and row only."""
+    body = b'{"x":12345678901234567890123,"y":"\xe2\x80\xa8"}'
+    one = json.loads(response_line("job", 3, "a", Completion(body), "batch"))
+    assert one["response"]["status_code"] == 200
+    assert one["response"]["body"] == json.loads(body)
+    assert one["error"] is None
+    assert set(one) == {"id", "custom_id", "response", "error"}
+    again = json.loads(response_line("job", 3, "b", Failure("c", "m"), "batch"))
+    other = json.loads(response_line("job", 4, "a", Completion(body), "batch"))
+    assert one["id"] == again["id"] != other["id"]
+
+
+def test_failure_lines() -> None:
+    """A refusal by the API has its status and body; any other failure has an error that tells about retrying."""
+    refused = json.loads(response_line("j", 0, "a", Failure("c", "m", status_code=404, body=b'{"error":1}'), "batch"))
+    assert (refused["response"]["status_code"], refused["response"]["body"]) == (404, {"error": 1})
+    assert refused["error"] is None
+    failed = json.loads(response_line("j", 0, "a", Failure("c", "m", retryable=True), "batch"))
+    assert failed["response"] is None
+    assert failed["error"] == {"code": "c", "message": "m", "retryable": True}
+
+
+def test_body_format() -> None:
+    """`body` gives the bare object, also of refusals and failures."""
+    assert response_line("j", 0, "a", Completion(b'{"a":1}'), "body") == b'{"a":1}'
+    assert response_line("j", 0, "a", Failure("c", "m", status_code=400, body=b'{"error":1}'), "body") == b'{"error":1}'
+    assert json.loads(response_line("j", 0, "a", Failure("c", "m"), "body"))["error"]["code"] == "c"
