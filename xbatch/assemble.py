@@ -13,7 +13,7 @@ from xbatch import storage
 from xbatch.demo import BUNDLED, MODEL_PATH
 from xbatch.engines import Engine
 from xbatch.engines.build import build_fake, build_vllm
-from xbatch.errors import Interrupted, UsageError, XbatchError
+from xbatch.errors import EngineError, Interrupted, UsageError, XbatchError
 from xbatch.job.identity import changes, identify
 from xbatch.job.models import check_names, choose_model
 from xbatch.job.places import STDIN, Places, find_places
@@ -110,6 +110,8 @@ class Job:
             if made:
                 shutil.rmtree(self.state.path, ignore_errors=True)
             raise
+        except EngineError as e:
+            raise EngineError(f"{e} (the engine's log is {self.state.engine_log})") from e
 
     async def _run_locked(self, *, resuming: bool) -> dict[str, Any]:
         if resuming and (report := self._finish_early()) is not None:
