@@ -96,6 +96,8 @@ class VllmEngine:
             typed = kind.model_validate(body, from_attributes=True)
         except ValidationError as e:
             return await refusals.refuse_invalid(e, body)
+        except Exception as e:  # noqa: BLE001 - some of vLLM's validators raise what pydantic lets through
+            return refusals.refuse_exception(e)
         try:
             answer = await self._serve(typed)
         except EngineDeadError as e:
