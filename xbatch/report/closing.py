@@ -1,29 +1,33 @@
 """The closing table."""
 
+from collections.abc import Iterator
 from typing import Any
 
 from rich.console import Console
-from rich.table import Table
+from rich.text import Text
 
 from xbatch.report.progress import duration
 
 
 def show_closing(console: Console, report: dict[str, Any]) -> None:
-    """Print a job's totals, speed, and where things lie."""
-    counts, usage, took_s = report["request_counts"], report["usage"], report["elapsed_s"]
-    table = Table(show_header=False, box=None, pad_edge=False)
-    table.add_column(style="bold")
-    table.add_column(overflow="fold")
-    table.add_row("rows", f"{counts['total']:,} ({counts['completed']:,} completed, {counts['failed']:,} failed)")
-    table.add_row("tokens", f"{usage['prompt_tokens']:,} in, {usage['completion_tokens']:,} out")
-    table.add_row("time", f"{duration(took_s)}, {duration(report['running_s'])} of it answering")
-    table.add_row("speed", _speed(report))
+    """Print a job's totals, speed, and where things lie; no name is ever folded, so that it can be copied."""
+    rows = list(_rows(report))
+    width = max(len(name) for name, _ in rows)
+    for name, value in rows:
+        console.print(Text.assemble((f"{name:{width}}  ", "bold"), value), soft_wrap=True)
+
+
+def _rows(report: dict[str, Any]) -> Iterator[tuple[str, str]]:
+    counts, usage = report["request_counts"], report["usage"]
+    yield "rows", f"{counts['total']:,} ({counts['completed']:,} completed, {counts['failed']:,} failed)"
+    yield "tokens", f"{usage['prompt_tokens']:,} in, {usage['completion_tokens']:,} out"
+    yield "time", f"{duration(report['elapsed_s'])}, {duration(report['running_s'])} of it answering"
+    yield "speed", _speed(report)
     for output in report["outputs"]:
-        table.add_row("output", f"{output['uri']} ({output['rows']:,} rows)")
+        yield "output", f"{output['uri']} ({output['rows']:,} rows)"
     for name, field in (("state", "state"), ("vLLM's log", "engine_log")):
         if report[field]:
-            table.add_row(name, report[field])
-    console.print(table)
+            yield name, report[field]
 
 
 def _speed(report: dict[str, Any]) -> str:
