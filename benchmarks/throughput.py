@@ -3,9 +3,8 @@
     python benchmarks/throughput.py [--rows 10000] [--rounds 1]
 
 All answer the same unique short chat rows with the bundled model, one after the other in every round, each as a whole
-command with its start-up. A row's time is taken between the first and the last rows' own `created` stamps where they
-span enough seconds, so the whole command's time and the answering time are both printed. Memory is the peak resident
-size of the command's own process, and of the whole tree.
+command. What remains of its time after that of the same command over 16 rows, start-up that is, is the time of
+answering. Memory is the peak resident size of the command's own process, and of the whole tree.
 """
 
 import argparse
@@ -24,8 +23,14 @@ import psutil
 
 from xbatch.demo import MODEL_PATH
 
-SHIPPED: list[str] = []
-TUNED = ["--max-num-seqs", "512", "--max-num-batched-tokens", "8192"]
+FEW = 16
+RUN_BATCH = [sys.executable, "-m", "vllm.entrypoints.openai.run_batch", "--model", str(MODEL_PATH)]
+RUN_BATCH += ["--served-model-name", "demo", "--kv-cache-memory-bytes", str(1 << 29), "--enforce-eager"]
+COMMANDS = {
+    "run-batch as shipped": [*RUN_BATCH, "-i"],
+    "run-batch tuned": [*RUN_BATCH, "--max-num-seqs", "512", "--max-num-batched-tokens", "8192", "-i"],
+    "xbatch": [sys.executable, "-m", "xbatch", "run"],
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,7 +38,6 @@ class Measured:
     """One command's run."""
 
     took_s: float
-    answering_s: float
     own_peak_bytes: int
     tree_peak_bytes: int
 
@@ -48,7 +52,7 @@ def write_rows(path: Path, rows: int) -> None:
             file.write(json.dumps(line) + "\n")
 
 
-def measure(command: list[str], output: Path, log: Path) -> Measured:
+def measure(command: list[str], log: Path) -> Measured:
     """Run a command to its end and watch its memory."""
     environment = {**os.environ, "HF_HUB_OFFLINE": "1", "VLLM_NO_USAGE_STATS": "1"}
     began_s = time.monotonic()
@@ -61,9 +65,7 @@ def measure(command: list[str], output: Path, log: Path) -> Measured:
             raise SystemExit(f"{' '.join(command)} failed:\n{log.read_text(errors='replace')[-3000:]}")
     took_s = time.monotonic() - began_s
     watcher.join()
-    with output.open(encoding="utf-8") as file:
-        stamps = [json.loads(line)["response"]["body"]["created"] for line in file]
-    return Measured(took_s, max(stamps) - min(stamps) + 1, peaks[0], peaks[1])
+    return Measured(took_s, peaks[0], peaks[1])
 
 
 def _watch(process: "subprocess.Popen[bytes]", peaks: list[int]) -> None:
@@ -84,44 +86,34 @@ def main() -> None:
     parser.add_argument("--rows", type=int, default=10_000)
     parser.add_argument("--rounds", type=int, default=1)
     args = parser.parse_args()
-    results: dict[str, list[Measured]] = {"run-batch as shipped": [], "run-batch tuned": [], "xbatch": []}
+    results: dict[str, list[tuple[Measured, Measured]]] = {name: [] for name in COMMANDS}
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        rows = folder / "rows.jsonl"
-        write_rows(rows, args.rows)
+        few, many = folder / "few.jsonl", folder / "many.jsonl"
+        write_rows(few, FEW)
+        write_rows(many, args.rows)
         for number in range(args.rounds):
-            for peer, flags in (("run-batch as shipped", SHIPPED), ("run-batch tuned", TUNED)):
-                output = folder / f"{number}-{len(flags)}.jsonl"
-                command = [
-                    sys.executable,
-                    "-m",
-                    "vllm.entrypoints.openai.run_batch",
-                    "-i",
-                    str(rows),
-                    "-o",
-                    str(output),
+            for peer, words in COMMANDS.items():
+                runs = [
+                    measure([*words, str(rows), "-o", str(folder / f"{number}-{peer}-{rows.name}")], folder / "log")
+                    for rows in (few, many)
                 ]
-                command += ["--model", str(MODEL_PATH), "--served-model-name", "demo", *flags]
-                command += ["--kv-cache-memory-bytes", str(1 << 29), "--enforce-eager"]
-                results[peer].append(measure(command, output, folder / "log"))
-            output = folder / f"{number}-xbatch.jsonl"
-            command = [sys.executable, "-m", "xbatch", "run", str(rows), "-o", str(output)]
-            results["xbatch"].append(measure(command, output, folder / "log"))
-    show(results, args.rows)
+                results[peer].append((runs[0], runs[1]))
+    show(results, args.rows - FEW)
 
 
-def show(results: dict[str, list[Measured]], rows: int) -> None:
-    """Print medians, and ratios to xbatch."""
-    ours = median(m.answering_s for m in results["xbatch"])
+def show(results: dict[str, list[tuple[Measured, Measured]]], rows: int) -> None:
+    """Print medians, and how many times as fast xbatch answers."""
+    speeds = {peer: rows / median(many.took_s - few.took_s for few, many in runs) for peer, runs in results.items()}
     print(
-        f"{'':22}{'whole command':>15}{'answering':>12}{'rows/s':>9}{'own peak':>11}{'tree peak':>11}{'xbatch is':>12}"
+        f"{'':22}{'whole command':>15}{'start-up':>12}{'rows/s':>9}{'own peak':>12}{'tree peak':>12}{'xbatch is':>11}"
     )
-    for name, measured in results.items():
-        took_s, answering_s = median(m.took_s for m in measured), median(m.answering_s for m in measured)
-        own, tree = median(m.own_peak_bytes for m in measured), median(m.tree_peak_bytes for m in measured)
+    for peer, runs in results.items():
+        few_s, many_s = (median(run[i].took_s for run in runs) for i in (0, 1))
+        own, tree = (median(getattr(run[1], field) for run in runs) for field in ("own_peak_bytes", "tree_peak_bytes"))
         print(
-            f"{name:22}{took_s:13.1f} s{answering_s:10.1f} s{rows / answering_s:9.0f}"
-            f"{own / 2**20:7.0f} MiB{tree / 2**20:7.0f} MiB{answering_s / ours:10.2f} x"
+            f"{peer:22}{many_s:13.1f} s{few_s:10.1f} s{speeds[peer]:9.0f}"
+            f"{own / 2**20:8.0f} MiB{tree / 2**20:8.0f} MiB{speeds['xbatch'] / speeds[peer]:9.2f} x"
         )
 
 
