@@ -256,10 +256,10 @@ class Job:
 
     def _finalize(self, job_id: str, model: str | None, running_s: float) -> dict[str, Any]:
         assert self._journal is not None
-        outputs = self._sink.publish(self._output_rows())
         counts = self._journal.counts
         if counts.total != (rows := sum(shard.rows for shard in self._shards or ())):
             raise XbatchError(f"{counts.total:,} rows are settled, but the input has {rows:,}")
+        outputs = self._sink.publish(self._output_rows())
         report = make_report(
             job_id,
             model,

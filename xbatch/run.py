@@ -96,7 +96,7 @@ class _Flight:
     def submit(self) -> None:
         """Hand over to the engine what the scheduler admits."""
         for request in self._scheduler.admit():
-            task = asyncio.create_task(self._generate(request))
+            task = asyncio.create_task(self._engine.generate(request))
             self._tasks[task] = request
             task.add_done_callback(self._landed.put_nowait)
 
@@ -127,9 +127,6 @@ class _Flight:
         for task in self._tasks:
             task.remove_done_callback(self._landed.put_nowait)
             task.cancel()
-
-    async def _generate(self, request: Request) -> Outcome:
-        return await self._engine.generate(request)
 
     def _land(self, task: "asyncio.Task[Outcome] | None") -> None:
         if task is None:

@@ -75,7 +75,8 @@ class Journal:
     def append(self, shard: Shard, record: Record) -> None:
         """Settle a row of a shard."""
         self._raise_trouble()
-        opened = self._open.setdefault(shard.id, _OpenShard(shard))
+        if (opened := self._open.get(shard.id)) is None:
+            opened = self._open[shard.id] = _OpenShard(shard)
         with storage.translated(str(self._wal(shard))):
             if opened.fd is None:
                 opened.fd = wal.append(self._wal(shard), self._header(shard), record)
@@ -188,11 +189,10 @@ class Journal:
 
     def _raise_trouble(self) -> None:
         trouble, self._trouble = self._trouble, None
-        if isinstance(trouble, XbatchError) or trouble is None:
-            if trouble is not None:
-                raise trouble
-            return
-        raise StorageError(f"the journal in {self._folder} failed: {trouble}") from trouble
+        if isinstance(trouble, XbatchError):
+            raise trouble
+        if trouble is not None:
+            raise StorageError(f"the journal in {self._folder} failed: {trouble}") from trouble
 
     def _header(self, shard: Shard) -> dict[str, str]:
         return {"job": self._job_id, "shard": shard.name}
