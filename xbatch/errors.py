@@ -39,6 +39,12 @@ class StorageError(XbatchError):
     exit_code = ExitCode.STORAGE
 
 
+class StorageUnavailable(StorageError):
+    """A store has not answered for as long as it was waited for; what is settled is kept."""
+
+    exit_code = ExitCode.INTERRUPTED
+
+
 class Interrupted(XbatchError):
     """The job was stopped and goes on when the same command is run again."""
 
