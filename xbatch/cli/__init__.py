@@ -8,6 +8,7 @@ from xbatch import __version__
 
 COMMANDS = {
     "run": "Answer every row of the inputs.",
+    "status": "Tell where a job stands, from its state alone.",
     "doctor": "Tell what this machine can run, what is missing and how to mend it.",
 }
 """Commands by name; the text is told here so that help need not import them."""

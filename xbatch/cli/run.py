@@ -1,5 +1,6 @@
 """`xbatch run`: answer every row of the inputs."""
 
+import errno
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -13,6 +14,8 @@ if TYPE_CHECKING:
     from xbatch.cli.terminal import Terminal
     from xbatch.job.spec import JobSpec
     from xbatch.report.progress import Snapshot, Ticker
+
+DISK_TROUBLE = frozenset((errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EROFS))
 
 # vLLM's flags that users give most, under vLLM's names; every other one goes through --engine-arg.
 VLLM_FLAGS: dict[str, str] = {
@@ -48,7 +51,35 @@ def _pairs(_: click.Context, parameter: click.Parameter, values: tuple[str, ...]
     return dict(value.split("=", 1) for value in values)
 
 
-@click.command()
+class _Run(click.Command):
+    """`--retry-failed` alone means the retryable ones; click would take the next word for its value."""
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        args = ["--retry-failed=retryable" if arg == "--retry-failed" else arg for arg in args]
+        return super().parse_args(ctx, args)
+
+
+def _duration(_: click.Context, parameter: click.Parameter, value: str | None) -> float | None:
+    from xbatch.job.deadline import seconds
+
+    try:
+        return None if value is None else seconds(value)
+    except ValueError as e:
+        raise click.BadParameter(str(e), param=parameter) from None
+
+
+def _deadline(_: click.Context, parameter: click.Parameter, value: str | None) -> float | None:
+    from datetime import datetime
+
+    from xbatch.job.deadline import seconds_until
+
+    try:
+        return None if value is None else seconds_until(value, datetime.now().astimezone())
+    except ValueError as e:
+        raise click.BadParameter(str(e), param=parameter) from None
+
+
+@click.command(cls=_Run)
 @click.argument("inputs", nargs=-1, required=True, metavar="INPUT...")
 @click.option("-o", "--output", metavar="PATH", help="A file, a folder (ending in /), or - for standard output.")
 @click.option("--errors", metavar="PATH", help="Put failed rows into a file of their own.")
@@ -60,9 +91,25 @@ def _pairs(_: click.Context, parameter: click.Parameter, values: tuple[str, ...]
 @click.option("--trust-remote-code", is_flag=True, help="Run code that comes with the model.")
 @click.option("--engine-arg", multiple=True, metavar="NAME=VALUE", callback=_pairs, help="Any other setting of vLLM.")
 @click.option("--max-failures", default="0", metavar="N|P%", help="Failed rows that still count as success.")
+@click.option("--retry-failed", type=click.Choice(["retryable", "all"]), help="Run rows again that have failed.")
+@click.option("--request-timeout", metavar="DURATION", callback=_duration, help="Time of one row in the engine.")
+@click.option("--max-engine-restarts", type=int, default=20, metavar="N", help="Restarts without a row in between.")
 @click.option("--max-line-bytes", type=int, default=64 << 20, metavar="BYTES", help="Longest row that is read.")
+@click.option("--deadline", metavar="DURATION|TIME", callback=_deadline, help="Stop then, to be resumed: 90m, 06:00.")
 @click.option("--drain-s", type=float, default=20.0, metavar="SECONDS", help="Time for rows in flight when stopped.")
-@click.option("--state", metavar="PATH", help="The state folder; without it OUTPUT.xbatch.")
+@click.option("--state", metavar="URI", help="Where the state lies; without it OUTPUT.xbatch.")
+@click.option("--commit-interval-s", type=float, default=15.0, metavar="SECONDS", help="Longest time to a segment.")
+@click.option(
+    "--lease-s",
+    type=float,
+    default=60.0,
+    envvar="XBATCH_LEASE_S",
+    metavar="SECONDS",
+    help="After so long without a sign of life another machine may take the job over.",
+)
+@click.option("--shard-rows", type=int, default=4096, envvar="XBATCH_SHARD_ROWS", hidden=True)
+@click.option("--extend", is_flag=True, help="Take inputs in that the job does not have yet.")
+@click.option("--accept-change", multiple=True, metavar="FIELD", help="Go on though this has changed; repeatable.")
 @click.option("--restart", is_flag=True, help="Throw away what an earlier run has done and begin anew.")
 @click.option("--quiet", is_flag=True, help="Show errors only.")
 @click.option("--engine", type=click.Choice(["vllm", "fake"]), default="vllm", hidden=True)
@@ -82,8 +129,8 @@ def run(**options: Any) -> None:
 
     signals.block()
     terminal = Terminal()
-    quiet = options.pop("quiet")
-    terminal.leave(*_run(_spec(options, terminal), terminal, quiet=quiet))
+    quiet, deadline_s = options.pop("quiet"), options.pop("deadline")
+    terminal.leave(*_run(_spec(options, terminal), terminal, quiet=quiet, deadline_s=deadline_s))
 
 
 def _spec(options: dict[str, Any], terminal: "Terminal") -> "JobSpec":
@@ -98,15 +145,16 @@ def _spec(options: dict[str, Any], terminal: "Terminal") -> "JobSpec":
     if options.pop("trust_remote_code"):
         settings["trust_remote_code"] = "true"
     settings |= {name.replace("-", "_"): value for name, value in options.pop("engine_arg").items()}
-    options["served_model_name"] = list(options["served_model_name"])
+    for name in ("inputs", "served_model_name", "accept_change"):
+        options[name] = list(options[name])
     try:
-        return JobSpec(engine_args=settings, **{**options, "inputs": list(options["inputs"])})
+        return JobSpec(engine_args=settings, **options)
     except ValidationError as e:
         first = e.errors()[0]
         terminal.leave(2, f"--{str(first['loc'][0]).replace('_', '-')}: {first['msg']}")
 
 
-def _run(spec: "JobSpec", terminal: "Terminal", *, quiet: bool) -> "tuple[int, str | None]":
+def _run(spec: "JobSpec", terminal: "Terminal", *, quiet: bool, deadline_s: float | None) -> "tuple[int, str | None]":
     import asyncio
     import tempfile
     import traceback
@@ -116,28 +164,34 @@ def _run(spec: "JobSpec", terminal: "Terminal", *, quiet: bool) -> "tuple[int, s
 
     with tempfile.TemporaryDirectory(prefix="xbatch-") as scratch:
         try:
-            return asyncio.run(_answer(spec, Path(scratch), terminal, quiet=quiet)), None
+            return asyncio.run(_answer(spec, Path(scratch), terminal, quiet=quiet, deadline_s=deadline_s)), None
         except XbatchError as e:
             return e.exit_code, str(e)
+        except OSError as e:
+            if e.errno not in DISK_TROUBLE:
+                return ExitCode.BUG, f"this is a bug in xbatch; progress is kept\n{traceback.format_exc()}"
+            return ExitCode.STORAGE, f"{e.filename or scratch}: {e.strerror}"
         except Exception:  # noqa: BLE001 - the last resort of the process
             return ExitCode.BUG, f"this is a bug in xbatch; progress is kept\n{traceback.format_exc()}"
 
 
-async def _answer(spec: "JobSpec", scratch: "Path", terminal: "Terminal", *, quiet: bool) -> int:
-    import asyncio
+async def _answer(
+    spec: "JobSpec", scratch: "Path", terminal: "Terminal", *, quiet: bool, deadline_s: float | None
+) -> int:
     import shutil
 
     from rich.console import Console
 
-    from xbatch.assemble import Job
+    from xbatch.assemble.job import Job
     from xbatch.cli import signals
+    from xbatch.cli.stopping import Stopping
     from xbatch.job.places import STDOUT
     from xbatch.report.closing import show_closing
     from xbatch.report.totals import exit_code
     from xbatch.run import Stop
 
     console = Console(file=terminal.err, highlight=False)
-    stop, loop = Stop(spec.drain_s), asyncio.get_running_loop()
+    stop = Stop(spec.drain_s)
 
     def tell(text: str) -> None:
         if not quiet:
@@ -145,21 +199,15 @@ async def _answer(spec: "JobSpec", scratch: "Path", terminal: "Terminal", *, qui
 
     job = Job(spec, scratch, stop, tell, terminal.divert)
 
-    def on_signal(count: int) -> None:
-        if count == 1 and job.answering:
-            tell(f"stopping: waiting up to {spec.drain_s:g} s for rows in flight; once more to leave at once")
-            loop.call_soon_threadsafe(stop.request)
-        elif job.answering and count == 2:
-            loop.call_soon_threadsafe(stop.request)
-        else:
-            terminal.leave(75, "stopped; run the same command again to go on", before=clean_up)
-
     def clean_up() -> None:
         job.close()
         console.show_cursor()
         shutil.rmtree(scratch, ignore_errors=True)
 
-    signals.watch(on_signal)
+    stopping = Stopping(job, stop, tell, lambda text: terminal.leave(75, text, before=clean_up))
+    signals.watch(stopping.ask)
+    if deadline_s is not None:
+        stopping.ask_after(deadline_s, "the deadline has come")
     ticker = None if quiet else _show_progress(job.snapshot, console, terminal)
     try:
         report = await job.run()

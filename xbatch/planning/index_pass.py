@@ -11,8 +11,11 @@ from xbatch.rows.row import Row
 class IndexPass:
     """Fills in an Index; how far it has come can be seen in the index at any time."""
 
-    def __init__(self, scans: Iterable[Iterator[Row]], index: Index, places: Callable[[LinePlace], str]) -> None:
+    def __init__(
+        self, scans: Iterable[Iterator[Row]], index: Index, places: Callable[[LinePlace], str], shard_rows: int
+    ) -> None:
         self._work = (scans, index, places)
+        self._shard_rows = shard_rows
         self._trouble: Exception | None = None
         self._thread = threading.Thread(target=self._run, name="index", daemon=True)
 
@@ -32,6 +35,6 @@ class IndexPass:
 
     def _run(self) -> None:
         try:
-            index_rows(*self._work)
+            index_rows(*self._work, shard_rows=self._shard_rows)
         except Exception as e:  # noqa: BLE001 - carried over to the caller's thread
             self._trouble = e

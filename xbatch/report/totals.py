@@ -6,20 +6,25 @@ from xbatch.errors import ExitCode
 from xbatch.state.records import Counts
 
 
-def make_report(job_id: str, model: str | None, counts: Counts, earlier: Counts, **facts: Any) -> dict[str, Any]:
-    """Make the content of `report.json` from all counts of the job and those that earlier runs had reached.
+def make_report(job_id: str, model: str | None, counts: Counts, this_run: Counts, **facts: Any) -> dict[str, Any]:
+    """Make the content of `report.json` from all counts of the job and those of this run.
 
-    `request_counts` is OpenAI's. Names ending in `_s` are seconds.
+    `request_counts` is OpenAI's, with the failed rows that could be tried again. Names ending in `_s` are seconds.
     """
     return {
         "job": job_id,
         "model": model,
-        "request_counts": {"total": counts.total, "completed": counts.completed, "failed": counts.failed},
+        "request_counts": {
+            "total": counts.total,
+            "completed": counts.completed,
+            "failed": counts.failed,
+            "retryable": counts.retryable,
+        },
         "usage": {"prompt_tokens": counts.prompt_tokens, "completion_tokens": counts.completion_tokens},
         "this_run": {
-            "rows": counts.total - earlier.total,
-            "prompt_tokens": counts.prompt_tokens - earlier.prompt_tokens,
-            "completion_tokens": counts.completion_tokens - earlier.completion_tokens,
+            "rows": this_run.total,
+            "prompt_tokens": this_run.prompt_tokens,
+            "completion_tokens": this_run.completion_tokens,
         },
         **{name: round(fact, 3) if isinstance(fact, float) else fact for name, fact in facts.items()},
     }

@@ -37,6 +37,9 @@ class Sink(Protocol):
     def published(self) -> bool:
         """Every file of the output is there."""
 
+    def clean(self) -> None:
+        """Remove what killed processes have left of files that were to be published."""
+
     def publish(self, rows: Iterable[OutputRow]) -> list[Published]:
         """Publish all responses, which come in input order; every file appears whole or not at all.
 

@@ -6,7 +6,7 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Self
 
-from xbatch import storage
+from xbatch import crash, storage
 from xbatch.errors import UsageError
 from xbatch.sinks import OutputRow, Published
 
@@ -38,6 +38,11 @@ class JsonlSink:
         """Every file of the output is there."""
         return all(target.exists() for target in self._files())
 
+    def clean(self) -> None:
+        """Remove half-written files beside the output."""
+        for target in self._files():
+            storage.sweep_beside(target)
+
     def publish(self, rows: Iterable[OutputRow]) -> list[Published]:
         """Build every file in the spool, then give each its name."""
         with storage.translated(str(self._targets[0])), ExitStack() as stack:
@@ -45,6 +50,8 @@ class JsonlSink:
             for row in rows:
                 target = self._errors if self._errors and not row.completed else self._targets[row.file]
                 parts[target].write(row.line)
+                crash.here("output-half")
+            crash.here("output-built")
             return [part.publish() for part in parts.values()]
 
     def _files(self) -> list[Path]:

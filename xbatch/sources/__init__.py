@@ -6,14 +6,20 @@ from typing import Protocol
 from xbatch.rows.row import Row
 from xbatch.rows.shard import Shard
 
+DIGEST_BYTES = 32
+
 
 class Source(Protocol):
     """One input of a job."""
 
     uri: str
+    """The file to read."""
+    shown_as: str
     """What the user called it."""
     blank_lines: int
     """Lines without a row that the last whole scan passed over."""
+    digest: str
+    """BLAKE2b of all bytes that the last whole scan read, in hex."""
 
     def check(self) -> None:
         """Find out by a look at its first bytes whether it can be read at all.

@@ -1,6 +1,7 @@
 """Rows from JSONL files: one JSON value a line."""
 
-from collections.abc import Iterator
+import hashlib
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import BinaryIO
 
@@ -9,6 +10,7 @@ from xbatch.errors import StorageError, UsageError
 from xbatch.rows.request import EXCERPT_BYTES
 from xbatch.rows.row import Row
 from xbatch.rows.shard import Shard
+from xbatch.sources import DIGEST_BYTES
 
 MAX_LINE_BYTES = 64 << 20
 
@@ -48,6 +50,7 @@ class JsonlSource:
     def __init__(self, uri: str, max_line_bytes: int = MAX_LINE_BYTES, shown_as: str | None = None) -> None:
         self.uri = uri
         self.blank_lines = 0
+        self.digest = ""
         self._max_line_bytes = max_line_bytes
         self.shown_as = shown_as or uri
 
@@ -72,12 +75,14 @@ class JsonlSource:
     def scan(self, first_row: int) -> Iterator[Row]:
         """Every row from the beginning of the file."""
         self.blank_lines, index = 0, first_row
-        for line in self._lines(0, 1):
+        hashed = hashlib.blake2b(digest_size=DIGEST_BYTES)
+        for line in self._lines(0, 1, hashed.update):
             if not line.blank:
                 yield self._row(index, line, None)
                 index += 1
             else:
                 self.blank_lines += 1
+        self.digest = hashed.hexdigest()
 
     def read(self, shard: Shard) -> Iterator[Row]:
         """The rows of a shard, from its offset."""
@@ -99,14 +104,15 @@ class JsonlSource:
         place = f"{self.shown_as}:{line.number}"
         return Row(index, place, line.number, line.offset, line.data, line.num_bytes, line.too_long, first_use)
 
-    def _lines(self, offset: int, number: int) -> Iterator[_Line]:
+    def _lines(self, offset: int, number: int, seen: Callable[[bytes], None] = lambda _: None) -> Iterator[_Line]:
         with storage.translated(self.shown_as), storage.open_read(self.uri) as file:
             file.seek(offset)
             while data := file.readline(self._max_line_bytes + _LINE_END_BYTES + 1):
                 num_bytes = len(data)
+                seen(data)
                 too_long = len(data.rstrip(b"\r\n")) > self._max_line_bytes
                 if too_long:
-                    num_bytes += 0 if data.endswith(b"\n") else _skip_line(file)
+                    num_bytes += 0 if data.endswith(b"\n") else _skip_line(file, seen)
                     data = data[: EXCERPT_BYTES + 1]
                 yield _Line(offset, number, _stripped(data), num_bytes, too_long)
                 offset, number = offset + num_bytes, number + 1
@@ -117,11 +123,12 @@ def _stripped(data: bytes) -> bytes:
     return data.removeprefix(_BOM).strip(b" \t\r\n")
 
 
-def _skip_line(file: BinaryIO) -> int:
+def _skip_line(file: BinaryIO, seen: Callable[[bytes], None]) -> int:
     """Pass over the rest of a line without holding it; return how long it was."""
     skipped = 0
     while data := file.readline(storage.READ_BUFFER_BYTES):
         skipped += len(data)
+        seen(data)
         if data.endswith(b"\n"):
             break
     return skipped

@@ -1,10 +1,11 @@
-"""A job's state folder: who the job is, its plan, its report."""
+"""A job's state: who the job is, its plan, its report."""
 
-import fcntl
+import hashlib
 import os
 import shutil
 import uuid
 from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -12,11 +13,12 @@ from typing import Any
 import msgspec
 import zstandard
 
-from xbatch import storage
-from xbatch.errors import Interrupted, StorageError
+from xbatch import crash, storage
+from xbatch.errors import StorageError, UsageError
 from xbatch.rows.shard import Shard
 
-FORMAT = 1
+FORMAT = 2
+_PLAN = "plan.jsonl.zst"
 
 
 class JobFile(msgspec.Struct, frozen=True):
@@ -29,92 +31,178 @@ class JobFile(msgspec.Struct, frozen=True):
     """Everything that changes answers or their order, by name."""
 
 
-class StateFolder:
-    """The folder beside the output in which everything about a job lies.
+class Accepted(msgspec.Struct, frozen=True):
+    """`accept/<n>.json`: a change of the identity that the user has agreed to."""
 
-    Layout: `job.json`, `plan.jsonl.zst`, `wal/`, `seg/`, `done/`, `report.json`, `vllm.log`.
+    job: str
+    at: str
+    fields: list[str]
+    identity: dict[str, Any]
+    """As it is from here on."""
+
+
+class RoundFile(msgspec.Struct, frozen=True):
+    """`retry/<n>/round.json`: rows that had failed are run again."""
+
+    job: str
+    at: str
+    every: bool
+    """Every failed row, not only those that could be tried again."""
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """The shards of a job, and what else the index pass has found out."""
+
+    shards: list[Shard]
+    facts: dict[str, Any]
+
+
+class StateFolder:
+    """The place beside the output in which everything about a job lies.
+
+    `store` holds what makes the job, `path` what belongs to this machine: logs, spool, the engine's log. Where the
+    state is local both are the same folder. Layout: `job.json`, `accept/`, `plan.jsonl.zst`, `lease/`, `workers/`,
+    `wal/`, `seg/`, `done/`, `retry/`, `report.json`; `vllm.log`, `lock-<host>`.
     """
 
-    def __init__(self, path: Path) -> None:
-        self.path = path
-        self.spool = path / "spool"
-        self.engine_log = path / "vllm.log"
-        self._lock_fd: int | None = None
+    def __init__(self, uri: str) -> None:
+        self.uri = uri
+        try:
+            self.store = storage.open_store(uri)
+        except StorageError as e:
+            raise UsageError(str(e)) from e
+        self.path = storage.local_path(uri) if storage.is_local(uri) else _local_folder(uri)
+        self.spool = self.path / "spool"
+        self.engine_log = self.path / "vllm.log"
 
     @property
     def exists(self) -> bool:
         """A job has begun here."""
-        return (self.path / "job.json").exists()
+        return self.store.get("job.json") is not None
 
-    def lock(self) -> None:
-        """Make the folder and claim it for this process until it ends.
-
-        Raises Interrupted if another process on this machine has it.
-        """
-        self.spool.mkdir(parents=True, exist_ok=True)
-        self._lock_fd = os.open(self.path / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-        try:
-            fcntl.flock(self._lock_fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            holder = os.pread(self._lock_fd, 32, 0).decode().strip()
-            raise Interrupted(f"process {holder} is already running this job ({self.path})") from None
-        os.ftruncate(self._lock_fd, 0)
-        os.pwrite(self._lock_fd, str(os.getpid()).encode(), 0)
+    def clean(self) -> None:
+        """Remove what killed processes have left half written; only for the holder of the lease."""
+        shutil.rmtree(self.spool, ignore_errors=True)
+        if isinstance(self.store, storage.LocalStore):
+            self.store.sweep()
 
     def clear(self) -> None:
         """Throw away the job that has begun here; `job.json` goes last, so that a crash leaves a job or none."""
-        for name in ("report.json", "plan.jsonl.zst"):
-            (self.path / name).unlink(missing_ok=True)
-        for name in ("wal", "seg", "done"):
+        for name in ("report.json", _PLAN):
+            self.store.delete(name)
+        for name in ("wal", "retry"):
             shutil.rmtree(self.path / name, ignore_errors=True)
-        (self.path / "job.json").unlink(missing_ok=True)
+        for name in ("seg", "done", "retry", "accept"):
+            crash.here("restart-clearing")
+            self.store.delete_folder(name)
+        self.store.delete("job.json")
 
     def create(self, identity: dict[str, Any]) -> JobFile:
         """Begin a job; if one has begun already, return that one."""
-        created = datetime.now(UTC).isoformat(timespec="seconds")
-        job = JobFile(FORMAT, uuid.uuid4().hex, created, identity)
-        storage.put_if_absent(self.path / "job.json", msgspec.json.format(msgspec.json.encode(job), indent=2))
+        crash.here("job-before")
+        job = JobFile(FORMAT, uuid.uuid4().hex, _now(), identity)
+        self.store.put_if_absent("job.json", _pretty(job))
+        crash.here("job-written")
         return self.job()
 
     def job(self) -> JobFile:
-        """Who the job is that has begun here."""
-        job: JobFile = _decode(self.path / "job.json", JobFile)
+        """Who the job is that has begun here, with every change that was accepted since.
+
+        Raises StorageError.
+        """
+        job: JobFile = self._read("job.json", JobFile)
+        if job.format != FORMAT:
+            raise StorageError(f"{self.uri} was written by another version of xbatch (format {job.format})")
+        if accepted := self._accepted(job):
+            job = msgspec.structs.replace(job, identity=accepted[-1].identity)
         return job
 
-    def write_plan(self, shards: Iterable[Shard]) -> None:
-        """Keep the shards, so that a resume need not look for them again."""
-        lines = b"".join(msgspec.json.encode(shard) + b"\n" for shard in shards)
-        storage.put(self.path / "plan.jsonl.zst", zstandard.ZstdCompressor(write_checksum=True).compress(lines))
+    def accept(self, fields: list[str], identity: dict[str, Any]) -> None:
+        """Note that the user knows of a change and wants to go on."""
+        job = self.job()
+        self.store.delete("report.json")
+        number = len(self.store.names("accept")) + 1
+        accepted = Accepted(job.job, _now(), fields, identity)
+        self.store.put_if_absent(f"accept/{number:04d}.json", _pretty(accepted))
+        crash.here("accept-written")
 
-    def plan(self) -> list[Shard] | None:
-        """The shards, if the plan was finished."""
-        path = self.path / "plan.jsonl.zst"
-        if not path.exists():
+    def write_plan(self, plan: Plan) -> None:
+        """Keep the plan, so that a resume need not look for the shards again."""
+        lines = [msgspec.json.encode(plan.facts), *(msgspec.json.encode(shard) for shard in plan.shards), b""]
+        self.store.put(_PLAN, zstandard.ZstdCompressor(write_checksum=True).compress(b"\n".join(lines)))
+        crash.here("plan-written")
+
+    def plan(self) -> Plan | None:
+        """The plan, if it was finished. Raises StorageError if it is damaged."""
+        if (data := self.store.get(_PLAN)) is None:
             return None
         try:
-            lines = zstandard.ZstdDecompressor().decompress(path.read_bytes()).splitlines()
-            return list(_shards(lines))
+            facts, *shards = zstandard.ZstdDecompressor().decompress(data).splitlines()
+            return Plan(list(_shards(shards)), msgspec.json.decode(facts))
         except (zstandard.ZstdError, msgspec.MsgspecError) as e:
-            raise StorageError(f"{path} is damaged: {e}") from e
+            raise StorageError(f"{self.uri}/{_PLAN} is damaged: {e}") from e
+
+    def begin_round(self, *, every: bool) -> None:
+        """Begin to run failed rows again; the job is not complete until that is done."""
+        self.store.delete("report.json")
+        number = len(self.rounds()) + 1
+        data = _pretty(RoundFile(self.job().job, _now(), every))
+        self.store.put_if_absent(f"{round_prefix(number)}round.json", data)
+        crash.here("round-begun")
+
+    def rounds(self) -> list[RoundFile]:
+        """The rounds in which failed rows were run again, the last one perhaps not to its end."""
+        rounds: list[RoundFile] = []
+        while self.store.get(key := f"{round_prefix(len(rounds) + 1)}round.json") is not None:
+            rounds.append(self._read(key, RoundFile))
+        return rounds
 
     def write_report(self, report: dict[str, Any]) -> None:
         """Close the job: with its report it is complete."""
-        storage.put(self.path / "report.json", msgspec.json.format(msgspec.json.encode(report), indent=2))
+        self.store.put("report.json", _pretty(report))
+        crash.here("report-written")
 
     def report(self) -> dict[str, Any] | None:
         """The totals of a job that is complete."""
-        path = self.path / "report.json"
-        return _decode(path, dict[str, Any]) if path.exists() else None
+        if self.store.get("report.json") is None:
+            return None
+        report: dict[str, Any] = self._read("report.json", dict[str, Any])
+        return report
+
+    def _accepted(self, job: JobFile) -> list[Accepted]:
+        found: list[Accepted] = [self._read(f"accept/{name}", Accepted) for name in self.store.names("accept")]
+        return [each for each in found if each.job == job.job]
+
+    def _read(self, key: str, kind: Any) -> Any:
+        if (data := self.store.get(key)) is None:
+            raise StorageError(f"{self.uri}/{key} is missing")
+        try:
+            return msgspec.json.decode(data, type=kind)
+        except msgspec.MsgspecError as e:
+            raise StorageError(f"{self.uri}/{key} is damaged: {e}") from e
 
 
-def _shards(lines: list[bytes]) -> Iterator[Shard]:
+def round_prefix(number: int) -> str:
+    """Where a round keeps its segments; rounds count from 1, and 0 is the run over every row."""
+    return f"retry/{number:04d}/" if number else ""
+
+
+def _shards(lines: Iterable[bytes]) -> Iterator[Shard]:
     decoder = msgspec.json.Decoder(Shard)
     for line in lines:
         yield decoder.decode(line)
 
 
-def _decode(path: Path, kind: Any) -> Any:
-    try:
-        return msgspec.json.decode(path.read_bytes(), type=kind)
-    except msgspec.MsgspecError as e:
-        raise StorageError(f"{path} is damaged: {e}") from e
+def _pretty(value: Any) -> bytes:
+    return msgspec.json.format(msgspec.json.encode(value), indent=2)
+
+
+def _now() -> str:
+    return datetime.now(UTC).isoformat(timespec="seconds")
+
+
+def _local_folder(uri: str) -> Path:
+    """A folder of this machine for a state that lies elsewhere."""
+    home = Path(os.environ.get("XDG_STATE_HOME") or Path.home() / ".local/state")
+    return home / "xbatch" / hashlib.blake2b(uri.encode(), digest_size=10).hexdigest()

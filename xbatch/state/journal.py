@@ -1,211 +1,230 @@
-"""The journal: the durable record of outcomes, from the write-ahead log to segments."""
+"""The journal: the durable record of every settled row."""
 
-import heapq
-import os
+import contextlib
 import threading
-from collections.abc import Iterable, Iterator
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from queue import Empty, SimpleQueue
-
-import msgspec
 
 from xbatch import storage
 from xbatch.errors import StorageError, XbatchError
 from xbatch.rows.shard import Shard
-from xbatch.state import segments, wal
+from xbatch.state import segments
 from xbatch.state.records import Counts, Record
-from xbatch.state.segments import Done, Settled
+from xbatch.state.segments import Settled
+from xbatch.state.shard_log import Layer, ShardLog, Strikes
+from xbatch.state.wal import Submission
 
 SYNC_S = 0.5
 """A power cut costs at most the outcomes of this time."""
-
-
-class _OpenShard:
-    """A shard of which some rows are settled and not all are sealed."""
-
-    def __init__(self, shard: Shard) -> None:
-        self.shard = shard
-        self.settled: set[int] = set()
-        self.segments = 0
-        self.fd: int | None = None
-        self.dirty = False
-
-    @property
-    def covered(self) -> bool:
-        return len(self.settled) == self.shard.rows
+COMMIT_S = 15.0
+"""The loss of this machine with its disk costs at most the outcomes of this time, where the state is elsewhere."""
+COMMIT_BYTES = 8 << 20
 
 
 class Journal:
-    """Keeps every settled row of a job in its state folder, exactly once.
+    """Keeps every settled row of one pass over a job, exactly once.
 
     A row counts from the moment `append` returns; then it survives the death of the process. One thread brings the
-    log to the disk every SYNC_S and seals shards whose rows are all settled, so that the run loop never waits for a
-    disk. Raises StorageError from `append` and `close` if that thread failed.
+    logs to the disk every SYNC_S, another seals them into segments: when a shard is covered, or when they hold
+    COMMIT_BYTES or rows that are `commit_s` old. So the run loop never waits for a disk or a store.
+
+    `targets` names the rows of each shard that are to be settled, by the shard's id; without it they are all.
+    `fence` is called after every segment, and raises if another process has taken the job over. `alarm` is called from
+    another thread when something goes wrong there; `append` and `close` raise it.
     """
 
-    def __init__(self, folder: Path, job_id: str) -> None:
+    def __init__(
+        self,
+        layer: Layer,
+        *,
+        targets: Mapping[int, frozenset[int]] | None = None,
+        commit_s: float = COMMIT_S,
+        fence: Callable[[], None] = lambda: None,
+        alarm: Callable[[XbatchError], None] = lambda _: None,
+    ) -> None:
         self.counts = Counts()
-        self._folder = folder
-        self._job_id = job_id
-        self._open: dict[int, _OpenShard] = {}
-        self._done: set[int] = set()
-        self._covered: SimpleQueue[_OpenShard | None] = SimpleQueue()
-        self._trouble: Exception | None = None
-        for name in ("wal", "seg", "done"):
-            (folder / name).mkdir(parents=True, exist_ok=True)
-        self._thread = threading.Thread(target=self._work, name="journal", daemon=True)
-        self._thread.start()
+        self._layer = layer
+        self._targets = targets
+        self._commit_s = commit_s
+        self._fence = fence
+        self._alarm = alarm
+        self._open: dict[int, ShardLog] = {}
+        self._done: dict[int, Counts] = {}
+        self._covered: SimpleQueue[ShardLog | None] = SimpleQueue()
+        self._ended = threading.Event()
+        self._trouble: XbatchError | None = None
+        self._threads = [
+            threading.Thread(target=self._guarded, args=(work,), name=f"journal-{name}", daemon=True)
+            for name, work in (("sync", self._sync), ("seal", self._seal))
+        ]
+        for thread in self._threads:
+            thread.start()
 
     def resume(self, shards: Iterable[Shard]) -> None:
-        """Read back what earlier runs of the job have settled."""
+        """Read back what earlier runs of the job have settled.
+
+        Raises StorageError if the state is damaged.
+        """
+        store, prefix = self._layer.store, self._layer.prefix
+        done, begun = set(store.names(f"{prefix}done")), set(store.names(f"{prefix}seg"))
+        logs = old_logs(self._layer.folder)
         for shard in shards:
-            if (done := self._read_done(shard)) is not None:
-                self._done.add(shard.id)
-                self.counts.add(done.counts)
-            elif self._seg_folder(shard).exists() or self._wal(shard).exists():
-                self._reopen(shard)
+            if f"{shard.name}.json" in done and (marker := self._layer.read_done(shard)) is not None:
+                self._done[shard.id] = marker.counts
+                self.counts.add(marker.counts)
+                for path in logs.get(shard.name, ()):
+                    path.unlink(missing_ok=True)
+            elif shard.name in begun or shard.name in logs:
+                log = ShardLog(self._layer, shard, self._rows(shard))
+                self.counts.add(log.recover(logs.get(shard.name, ())))
+                self._open[shard.id] = log
+                # Rows of an old log are sealed at once: its disk may have failed to keep them.
+                self._enqueue(log)
 
     def settled(self, shard: Shard) -> frozenset[int] | None:
-        """Indexes of the rows of a shard that have an outcome; None means all."""
-        if shard.id in self._done:
+        """Indexes of the rows of a shard that need no answer; None means all."""
+        if shard.id in self._done or not self._rows(shard):
             return None
-        opened = self._open.get(shard.id)
-        return frozenset(opened.settled) if opened else frozenset()
+        log = self._open.get(shard.id)
+        settled = log.settled if log else frozenset()
+        if self._targets is None:
+            return settled
+        rows = range(shard.first_row, shard.first_row + shard.rows)
+        return settled | (frozenset(rows) - self._targets[shard.id])
+
+    def strikes(self, shard: Shard, index: int) -> Strikes:
+        """How often a row was handed to an engine by this process and those before, and has no outcome."""
+        log = self._open.get(shard.id)
+        return log.strikes(index) if log else Strikes()
+
+    def submit(self, shard: Shard, submissions: list[Submission]) -> None:
+        """Note that rows of a shard are handed to an engine."""
+        with storage.translated(str(self._layer.folder)):
+            self._log(shard).submit(submissions)
 
     def append(self, shard: Shard, record: Record) -> None:
         """Settle a row of a shard."""
         self._raise_trouble()
-        if (opened := self._open.get(shard.id)) is None:
-            opened = self._open[shard.id] = _OpenShard(shard)
-        with storage.translated(str(self._wal(shard))):
-            if opened.fd is None:
-                opened.fd = wal.append(self._wal(shard), self._header(shard), record)
-            else:
-                wal.write(opened.fd, record)
-        opened.dirty = True
-        opened.settled.add(record.index)
-        self.counts.take(record)
-        if opened.covered:
-            self._finish(opened)
+        if shard.id in self._done:
+            return
+        log = self._log(shard)
+        with storage.translated(str(self._layer.folder)):
+            if log.append(record):
+                self.counts.take(record)
+        if log.covered:
+            self._enqueue(log)
+
+    @property
+    def sealed(self) -> Counts:
+        """Counts of every shard all of whose rows are settled, by their segments once the journal is closed."""
+        counts = Counts()
+        for done in self._done.values():
+            counts.add(done)
+        return counts
+
+    def counts_of(self, shard: Shard) -> Counts:
+        """Counts of a shard all of whose rows are settled; they are those of its segments once it is sealed."""
+        return self._done.get(shard.id) or Counts()
 
     def close(self) -> None:
-        """Seal what is settled and stop; the state is valid and complete when this returns."""
+        """Seal what is settled and stop; the state is valid whether or not this comes to its end."""
+        self._ended.set()
         self._covered.put(None)
-        self._thread.join()
-        self._raise_trouble()
-        with storage.translated(str(self._folder)):
-            for opened in self._open.values():
-                self._seal(opened)
-        self._open.clear()
+        for thread in self._threads:
+            thread.join()
+        try:
+            self._raise_trouble()
+            with storage.translated(str(self._layer.folder)):
+                for log in list(self._open.values()):
+                    log.seal()
+        finally:
+            for log in self._open.values():
+                log.close()
+            self._open.clear()
+            self._remove_empty_folders()
 
     def rows(self, shard: Shard) -> Iterator[Settled]:
-        """Every settled row of a shard, in order, from its segments.
+        """Every sealed row of a shard, in order.
 
-        Raises StorageError if a segment is damaged.
+        Raises StorageError if a segment is damaged or missing.
         """
-        paths = self._segments(shard)
-        return heapq.merge(*(segments.decode(p.read_bytes(), str(p), self._job_id)[1] for p in paths))
+        layer, found = self._layer, []
+        marker = layer.read_done(shard)
+        for number in range(marker.segments if marker else 0):
+            key = layer.segment(shard, number)
+            if (segment := layer.read_segment(key)) is None:
+                raise StorageError(f"{layer.store.uri}/{key} is missing")
+            if segment.header.job == layer.job:
+                found.append(segment)
+        return segments.merge(found) if found else iter(())
 
-    def _reopen(self, shard: Shard) -> None:
-        opened = _OpenShard(shard)
-        for path in self._segments(shard):
-            header, rows = segments.decode(path.read_bytes(), str(path), self._job_id)
-            opened.settled.update(settled.row for settled in rows)
-            opened.segments += 1
-            self.counts.add(header.counts)
-        for record in wal.read(self._wal(shard), self._header(shard)):
-            # A crash between sealing and resetting the log leaves rows in both; the segment is the commit.
-            if record.index not in opened.settled:
-                opened.settled.add(record.index)
-                self.counts.take(record)
-        self._open[shard.id] = opened
-        if opened.covered:
-            self._finish(opened)
+    def _rows(self, shard: Shard) -> int:
+        return shard.rows if self._targets is None else len(self._targets.get(shard.id, ()))
 
-    def _finish(self, opened: _OpenShard) -> None:
-        del self._open[opened.shard.id]
-        self._done.add(opened.shard.id)
-        self._covered.put(opened)
+    def _log(self, shard: Shard) -> ShardLog:
+        if (log := self._open.get(shard.id)) is None:
+            log = self._open[shard.id] = ShardLog(self._layer, shard, self._rows(shard))
+        return log
 
-    def _work(self) -> None:
-        """The journal's thread: seal what is covered, sync the rest from time to time."""
+    def _remove_empty_folders(self) -> None:
+        for folder in (self._layer.folder / "wal").glob("*"):
+            with contextlib.suppress(OSError):
+                folder.rmdir()
+
+    def _enqueue(self, log: ShardLog) -> None:
+        if log.covered:
+            self._open.pop(log.shard.id, None)
+            self._done[log.shard.id] = log.counts
+        self._covered.put(log)
+
+    def _guarded(self, work: Callable[[], None]) -> None:
         try:
-            while True:
-                try:
-                    opened = self._covered.get(timeout=SYNC_S)
-                except Empty:
-                    self._sync()
-                    continue
-                if opened is None:
-                    return
-                self._seal(opened)
-                if self._covered.empty():
-                    self._sync()
-        except Exception as e:  # noqa: BLE001 - carried over to the caller's thread
+            work()
+        except XbatchError as e:
             self._trouble = e
+        except OSError as e:
+            reason = e.strerror or e
+            self._trouble = StorageError(f"the journal in {self._layer.folder} failed: {reason}")
+        except Exception as e:  # noqa: BLE001 - carried over to the caller's thread
+            self._trouble = XbatchError(f"the journal in {self._layer.folder} failed: {e!r}")
+        if self._trouble is not None:
+            self._alarm(self._trouble)
 
     def _sync(self) -> None:
-        for opened in list(self._open.values()):
-            if opened.dirty and opened.fd is not None:
-                opened.dirty = False
-                os.fdatasync(opened.fd)
+        while not self._ended.wait(SYNC_S):
+            for log in list(self._open.values()):
+                log.sync()
 
-    def _seal(self, opened: _OpenShard) -> None:
-        """Make the rows of the log a segment, and mark the shard done if they were the last ones."""
-        shard = opened.shard
-        sealed = {settled.row for settled in self.rows(shard)}
-        records = {r.index: r for r in wal.read(self._wal(shard), self._header(shard)) if r.index not in sealed}
-        if records:
-            self._seg_folder(shard).mkdir(exist_ok=True)
-            number = opened.segments
-            data = segments.encode(self._job_id, shard.name, number, list(records.values()))
-            if not storage.put_if_absent(self._seg_folder(shard) / f"{number:06d}.jsonl.zst", data):
-                raise StorageError(f"segment {number} of shard {shard.name} was written by somebody else")
-            opened.segments += 1
-        if opened.covered:
-            storage.put_if_absent(self._done_file(shard), self._done_marker(shard, opened.segments))
-        if opened.fd is not None:
-            os.close(opened.fd)
-            opened.fd = None
-        self._wal(shard).unlink(missing_ok=True)
+    def _seal(self) -> None:
+        while True:
+            try:
+                log = self._covered.get(timeout=SYNC_S)
+            except Empty:
+                log = None
+            if log is not None:
+                log.seal()
+                self._fence()
+            elif self._ended.is_set() and self._covered.empty():
+                return
+            for late in [log for log in list(self._open.values()) if self._due(log)]:
+                late.seal()
+                self._fence()
 
-    def _done_marker(self, shard: Shard, count: int) -> bytes:
-        counts = Counts()
-        for path in self._segments(shard):
-            counts.add(segments.decode(path.read_bytes(), str(path), self._job_id)[0].counts)
-        return msgspec.json.encode(Done(self._job_id, count, counts))
-
-    def _read_done(self, shard: Shard) -> Done | None:
-        path = self._done_file(shard)
-        if not path.exists():
-            return None
-        try:
-            done = msgspec.json.decode(path.read_bytes(), type=Done)
-        except msgspec.MsgspecError as e:
-            raise StorageError(f"{path} is damaged: {e}") from e
-        if done.job != self._job_id:
-            raise StorageError(f"{path} belongs to another job")
-        return done
+    def _due(self, log: ShardLog) -> bool:
+        since_s = log.unsealed_since_s
+        old = since_s is not None and time.monotonic() - since_s >= self._commit_s
+        return old or log.unsealed_bytes >= COMMIT_BYTES
 
     def _raise_trouble(self) -> None:
-        trouble, self._trouble = self._trouble, None
-        if isinstance(trouble, XbatchError):
-            raise trouble
-        if trouble is not None:
-            raise StorageError(f"the journal in {self._folder} failed: {trouble}") from trouble
+        if self._trouble is not None:
+            raise self._trouble
 
-    def _header(self, shard: Shard) -> dict[str, str]:
-        return {"job": self._job_id, "shard": shard.name}
 
-    def _wal(self, shard: Shard) -> Path:
-        return self._folder / "wal" / f"{shard.name}.wal"
-
-    def _seg_folder(self, shard: Shard) -> Path:
-        return self._folder / "seg" / shard.name
-
-    def _segments(self, shard: Shard) -> list[Path]:
-        """The segments of a shard in order; what a crash left under another name is none."""
-        return sorted(self._seg_folder(shard).glob("[0-9]*.jsonl.zst"))
-
-    def _done_file(self, shard: Shard) -> Path:
-        return self._folder / "done" / f"{shard.name}.json"
+def old_logs(folder: Path) -> dict[str, list[Path]]:
+    """Logs that processes have left in the folder of a pass, by the name of their shard, in the order of writing."""
+    logs: dict[str, list[Path]] = {}
+    for path in sorted((folder / "wal").glob("*/*.wal")):
+        logs.setdefault(path.name.partition("-")[0], []).append(path)
+    return logs

@@ -1,8 +1,18 @@
 """What the journal keeps of a settled row."""
 
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass
+from enum import IntEnum
 
-from xbatch.rows.outcome import Usage
+from xbatch.rows.outcome import Completion, Outcome, Usage
+
+
+class Kind(IntEnum):
+    """How a row was settled; the numbers are those of the write-ahead log."""
+
+    FAILED = 0
+    COMPLETED = 1
+    RETRYABLE = 2
+    """Failed, but trying again could help."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -10,11 +20,17 @@ class Record:
     """A settled row: its response as it will stand in the output, and what it cost."""
 
     index: int
-    completed: bool
-    """False for a failure of any kind."""
+    kind: Kind
     usage: Usage
     line: bytes
     """The response, one line of JSON without its end."""
+
+    @classmethod
+    def of(cls, index: int, outcome: Outcome, line: bytes) -> "Record":
+        """Make the record of an outcome and the response line made from it."""
+        if isinstance(outcome, Completion):
+            return cls(index, Kind.COMPLETED, outcome.usage, line)
+        return cls(index, Kind.RETRYABLE if outcome.retryable else Kind.FAILED, Usage(), line)
 
 
 @dataclass(slots=True)
@@ -23,6 +39,8 @@ class Counts:
 
     completed: int = 0
     failed: int = 0
+    retryable: int = 0
+    """Of the failed ones, those that could be tried again."""
     prompt_tokens: int = 0
     completion_tokens: int = 0
 
@@ -33,8 +51,9 @@ class Counts:
 
     def take(self, record: Record) -> None:
         """Count one record."""
-        self.completed += record.completed
-        self.failed += not record.completed
+        self.completed += record.kind == Kind.COMPLETED
+        self.failed += record.kind != Kind.COMPLETED
+        self.retryable += record.kind == Kind.RETRYABLE
         self.prompt_tokens += record.usage.prompt_tokens
         self.completion_tokens += record.usage.completion_tokens
 
@@ -42,5 +61,10 @@ class Counts:
         """Count everything that another has counted."""
         self.completed += other.completed
         self.failed += other.failed
+        self.retryable += other.retryable
         self.prompt_tokens += other.prompt_tokens
         self.completion_tokens += other.completion_tokens
+
+    def since(self, earlier: "Counts") -> "Counts":
+        """What has been counted since then."""
+        return Counts(*(now - before for now, before in zip(astuple(self), astuple(earlier), strict=True)))

@@ -1,20 +1,24 @@
 """Segments: immutable objects that hold settled rows of one shard, sorted by row.
 
 A segment is a zstd frame (with checksum) of text lines: first a JSON header, then for each row its index as 16 hex
-digits, `R` for a completion or `E` for a failure, and the response line as it will stand in the output.
+digits, a letter, and the response line as it will stand in the output. `R` is a completion, `E` a failure, `T` a
+failure that could be tried again.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import NamedTuple
 
 import msgspec
 import zstandard
 
 from xbatch.errors import StorageError
-from xbatch.state.records import Counts, Record
+from xbatch.state.records import Counts, Kind, Record
 
 LEVEL = 1
-_PREFIX = len(b"0123456789abcdef R ")
+_LETTERS = {Kind.COMPLETED: b"R", Kind.FAILED: b"E", Kind.RETRYABLE: b"T"}
+_KINDS = {letter: kind for kind, letter in _LETTERS.items()}
+_INDEX = 16
+_LINE = len(b"0123456789abcdef R ")
 
 
 class Header(msgspec.Struct, frozen=True):
@@ -23,14 +27,8 @@ class Header(msgspec.Struct, frozen=True):
     job: str
     shard: str
     number: int
-    counts: Counts
-
-
-class Done(msgspec.Struct, frozen=True):
-    """`done/<shard>.json`: every row of the shard is in its segments."""
-
-    job: str
-    segments: int
+    epoch: int
+    """The lease under which it was written."""
     counts: Counts
 
 
@@ -38,35 +36,49 @@ class Settled(NamedTuple):
     """A row of a segment."""
 
     row: int
-    """Its index in the job."""
-    completed: bool
+    kind: Kind
     line: bytes
 
 
-def encode(job: str, shard: str, number: int, records: list[Record]) -> bytes:
-    """Make a segment of records of one shard."""
-    counts = Counts()
+class Segment:
+    """A segment that was read.
+
+    Raises StorageError if the bytes are damaged; `name` is what to call them.
+    """
+
+    def __init__(self, data: bytes, name: str) -> None:
+        try:
+            head, *self.raw = zstandard.ZstdDecompressor().decompress(data).split(b"\n")
+            self.header = msgspec.json.decode(head, type=Header)
+        except (zstandard.ZstdError, msgspec.MsgspecError) as e:
+            raise StorageError(f"{name} is damaged: {e}") from e
+        if self.raw.pop() or len(self.raw) != self.header.counts.total:
+            raise StorageError(f"{name} is damaged: it does not hold the rows that it should")
+
+    def indexes(self) -> Iterator[int]:
+        """The rows it holds."""
+        return (int(row[:_INDEX], 16) for row in self.raw)
+
+
+def encode(job: str, shard: str, number: int, epoch: int, records: Iterable[Record]) -> tuple[Counts, bytes]:
+    """Make a segment of records of one shard; return its counts and its bytes."""
+    counts, rows = Counts(), []
     for record in records:
         counts.take(record)
-    lines = [msgspec.json.encode(Header(job, shard, number, counts))]
-    lines += [
-        b"%016x %c %b" % (r.index, b"R" if r.completed else b"E", r.line)
-        for r in sorted(records, key=lambda r: r.index)
-    ]
-    lines.append(b"")
-    return zstandard.ZstdCompressor(level=LEVEL, write_checksum=True).compress(b"\n".join(lines))
+        rows.append(b"%016x %c %b" % (record.index, _LETTERS[record.kind], record.line))
+    head = msgspec.json.encode(Header(job, shard, number, epoch, counts))
+    text = b"\n".join([head, *sorted(rows), b""])
+    return counts, zstandard.ZstdCompressor(level=LEVEL, write_checksum=True).compress(text)
 
 
-def decode(data: bytes, name: str, job: str) -> tuple[Header, Iterator[Settled]]:
-    """The header of a segment, and its rows in order.
-
-    Raises StorageError if the bytes are damaged or belong to another job; `name` is what to call them.
-    """
-    try:
-        lines = zstandard.ZstdDecompressor().decompress(data).split(b"\n")
-        header = msgspec.json.decode(lines[0], type=Header)
-    except (zstandard.ZstdError, msgspec.MsgspecError) as e:
-        raise StorageError(f"{name} is damaged: {e}") from e
-    if header.job != job or len(lines) != header.counts.total + 2:
-        raise StorageError(f"{name} is not a whole segment of job {job}")
-    return header, (Settled(int(row[:16], 16), row[17:18] == b"R", row[_PREFIX:]) for row in lines[1:-1])
+def merge(segments: list[Segment]) -> Iterator[Settled]:
+    """The rows of several segments in order. Raises StorageError if a row stands in two of them."""
+    rows = segments[0].raw if len(segments) == 1 else sorted(row for segment in segments for row in segment.raw)
+    before = -1
+    for row in rows:
+        index = int(row[:_INDEX], 16)
+        if index <= before:
+            name = segments[0].header.shard
+            raise StorageError(f"row {index} stands twice in the segments of shard {name}")
+        before = index
+        yield Settled(index, _KINDS[row[17:18]], row[_LINE:])

@@ -1,61 +1,76 @@
 """The write-ahead log: where an outcome is kept before it counts.
 
-A log belongs to one shard and is a sequence of frames `XW | length u32 | crc32 u32 | payload`, little-endian. The
-first payload is JSON and names job and shard, so that a log of another job is never taken for this one's; every
-other is a record: `index u64 | completed u8 | prompt tokens u32 | completion tokens u32 | line`.
+A log is written by one process, belongs to one shard, and is a sequence of frames
+`XW | length u32 | crc32 u32 | payload`, little-endian. The first payload is JSON and names job and shard, so that a
+log of another job is never taken for this one's. Then, each with a letter in front:
+
+- `C`, a settled row: `index u64 | kind u8 | prompt tokens u32 | completion tokens u32 | line`;
+- `S`, rows that were submitted to an engine: `index u64 | alone u8` for each. Rows that were submitted and not settled
+  were in flight when the process died: who is among them time and again is suspected of killing the engine.
 """
 
 import os
 import struct
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
+from typing import NamedTuple, TypeAlias
 
 import msgspec
 
+from xbatch import crash
 from xbatch.rows.outcome import Usage
-from xbatch.state.records import Record
+from xbatch.state.records import Kind, Record
 
 _FRAME = struct.Struct("<2sII")
 _RECORD = struct.Struct("<QBII")
+_SUBMISSION = struct.Struct("<QB")
 _MAGIC = b"XW"
 
 
-def append(path: Path, header: dict[str, str], record: Record | None) -> int:
-    """Open a log for appending, beginning it if it is new, and return its file descriptor.
+class Submission(NamedTuple):
+    """A row that was handed to an engine."""
 
-    A torn frame at its end, left by a crash, is cut off first, and so is everything in a log of another job or shard.
-    `record` is written if it is given.
-    """
-    fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o600)
-    frames = list(_frames(path.read_bytes()))
-    mine = frames and frames[0][0] == msgspec.json.encode(header)
-    end = sum(size for _, size in frames) if mine else 0
-    os.ftruncate(fd, end)
-    if end == 0:
-        _write(fd, _frame(msgspec.json.encode(header)))
-    if record is not None:
-        write(fd, record)
+    row: int
+    alone: bool
+    """No other row was in flight, or could come to be."""
+
+
+Entry: TypeAlias = Record | Submission
+
+
+def create(path: Path, header: dict[str, str]) -> int:
+    """Begin a log and return its file descriptor."""
+    fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_APPEND | os.O_CLOEXEC, 0o644)
+    _write(fd, _frame(msgspec.json.encode(header)))
     return fd
 
 
 def write(fd: int, record: Record) -> None:
-    """Add a record to a log. It survives the death of the process when this returns, a power cut once synced."""
+    """Add a settled row to a log. It survives the process when this returns, and a power cut once synced."""
     usage = record.usage
-    head = _RECORD.pack(record.index, record.completed, usage.prompt_tokens, usage.completion_tokens)
-    _write(fd, _frame(head + record.line))
+    head = _RECORD.pack(record.index, record.kind, usage.prompt_tokens, usage.completion_tokens)
+    _write(fd, _frame(b"C" + head + record.line))
 
 
-def read(path: Path, header: dict[str, str]) -> Iterator[Record]:
-    """The records of a log in the order of writing, up to the first damaged frame; none if it is another job's."""
+def write_submitted(fd: int, submissions: Iterable[Submission]) -> None:
+    """Add submitted rows to a log; never worth a sync of its own."""
+    _write(fd, _frame(b"S" + b"".join(_SUBMISSION.pack(*each) for each in submissions)))
+
+
+def read(path: Path, header: dict[str, str]) -> Iterator[Entry]:
+    """What a log holds, in order, up to the first damaged frame; nothing if it is another job's or shard's."""
     frames = _frames(path.read_bytes()) if path.exists() else iter(())
-    first = next(frames, None)
-    if first is None or first[0] != msgspec.json.encode(header):
+    if next(frames, None) != msgspec.json.encode(header):
         return
-    for payload, _ in frames:
-        index, completed, prompt_tokens, completion_tokens = _RECORD.unpack_from(payload)
-        usage = Usage(prompt_tokens, completion_tokens)
-        yield Record(index, bool(completed), usage, payload[_RECORD.size :])
+    for payload in frames:
+        if payload.startswith(b"C"):
+            index, kind, prompt_tokens, completion_tokens = _RECORD.unpack_from(payload, 1)
+            line = payload[1 + _RECORD.size :]
+            yield Record(index, Kind(kind), Usage(prompt_tokens, completion_tokens), line)
+        else:
+            for index, alone in _SUBMISSION.iter_unpack(payload[1:]):
+                yield Submission(index, bool(alone))
 
 
 def _frame(payload: bytes) -> bytes:
@@ -63,18 +78,21 @@ def _frame(payload: bytes) -> bytes:
 
 
 def _write(fd: int, frame: bytes) -> None:
+    if crash.due("wal-half"):
+        os.write(fd, frame[: len(frame) // 2])
+        crash.now()
     written = os.write(fd, frame)
     while written < len(frame):
         written += os.write(fd, frame[written:])
 
 
-def _frames(data: bytes) -> Iterator[tuple[bytes, int]]:
-    """Every whole frame's payload with the frame's size."""
+def _frames(data: bytes) -> Iterator[bytes]:
+    """The payload of every whole frame."""
     start = 0
     while start + _FRAME.size <= len(data):
         magic, length, crc = _FRAME.unpack_from(data, start)
         payload = data[start + _FRAME.size : start + _FRAME.size + length]
         if magic != _MAGIC or len(payload) < length or zlib.crc32(payload) != crc:
             return
-        yield payload, _FRAME.size + length
+        yield payload
         start += _FRAME.size + length

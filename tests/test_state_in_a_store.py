@@ -1,0 +1,99 @@
+"""A job whose state lies in an object store: the same protocol, with only the log on this machine."""
+
+import os
+import subprocess
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import object_store
+import pytest
+import s3fs
+from object_store import ObjectStore
+from test_cli_run import ENV, SLOW, chat, command, ids, wait_for, write
+
+STATE = "s3://jobs/state"
+
+
+@pytest.fixture(scope="module")
+def store() -> Iterator[ObjectStore]:
+    with object_store.running() as served:
+        yield served
+
+
+class Machine:
+    """One machine with its own disk: runs commands on jobs whose state all machines share."""
+
+    def __init__(self, name: str, folder: Path, store: ObjectStore) -> None:
+        self.folder = folder
+        own = {"XDG_STATE_HOME": str(folder / name), "XBATCH_HOST": name, "XBATCH_LEASE_S": "2"}
+        keys = {"AWS_ACCESS_KEY_ID": "a", "AWS_SECRET_ACCESS_KEY": "b", "AWS_ENDPOINT_URL": store.address}
+        self.env = {**ENV, **own, **keys}
+
+    def start(self, *words: str) -> "subprocess.Popen[bytes]":
+        pipe: Any = subprocess.PIPE
+        whole = command("in.jsonl", "--state", STATE, *words)
+        return subprocess.Popen(whole, cwd=self.folder, env=self.env, stdout=pipe, stderr=pipe)
+
+    def run(self, *words: str) -> tuple[int, bytes]:
+        process = self.start(*words)
+        _, told = process.communicate(timeout=120)
+        return process.returncode, told
+
+
+@pytest.fixture
+def machines(tmp_path: Path, store: ObjectStore) -> tuple[Machine, Machine]:
+    write(tmp_path / "in.jsonl", [chat(i) for i in range(300)])
+    found = Machine("one", tmp_path, store), Machine("two", tmp_path, store)
+    files = s3fs.S3FileSystem(key="a", secret="b", endpoint_url=store.address, skip_instance_cache=True)
+    if files.exists("jobs"):
+        files.rm("jobs", recursive=True)
+    files.mkdir("jobs")
+    return found
+
+
+def rows_asked(log: Path) -> list[str]:
+    return [line for line in log.read_text().splitlines() if line != "start"]
+
+
+def test_kill_and_resume(machines: tuple[Machine, Machine], tmp_path: Path) -> None:
+    """Killed and run again on the same machine, no finished row is asked again, though no segment was sealed."""
+    one, _ = machines
+    log = ("--engine-arg", f"log={tmp_path / 'log'}")
+    process = one.start(*SLOW, *log)
+    wait_for(process, lambda: any(p.stat().st_size > 5000 for p in (tmp_path / "one").rglob("*.wal")))
+    process.kill()
+    process.communicate()
+    assert one.run(*log)[0] == 0
+    assert ids(tmp_path / "in.responses.jsonl") == [f"id-{i}" for i in range(300)]
+    rows = rows_asked(tmp_path / "log")
+    assert len(set(rows)) == 300
+    assert len(rows) <= 300 + 4
+    assert not list((tmp_path / "one").rglob("*.wal"))
+    code, told = one.run(*log)
+    assert code == 0
+    assert b"already complete" in told
+    assert not os.path.exists(tmp_path / "in.responses.jsonl.xbatch")
+
+
+def test_another_machine_goes_on(machines: tuple[Machine, Machine], tmp_path: Path) -> None:
+    """When a machine is lost with its disk, another one goes on from the last segments once the lease has run out."""
+    one, two = machines
+    log = ("--engine-arg", f"log={tmp_path / 'log'}")
+    process = one.start(*SLOW, *log, "--commit-interval-s", "0.5")
+    wait_for(process, lambda: any(p.stat().st_size > 5000 for p in (tmp_path / "one").rglob("*.wal")))
+    time.sleep(1.5)
+    code, told = two.run()
+    assert code == 75
+    assert b"on one is running this job" in told
+    process.kill()
+    process.communicate()
+    time.sleep(2)
+    code, told = two.run(*log)
+    assert code == 0, told
+    assert b"going on: " in told
+    assert ids(tmp_path / "in.responses.jsonl") == [f"id-{i}" for i in range(300)]
+    rows = rows_asked(tmp_path / "log")
+    assert len(rows) < 300 + 150
+    assert len(set(rows)) == 300

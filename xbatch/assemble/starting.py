@@ -1,0 +1,79 @@
+"""The engine of a job: built from the specification, started, and started again when it has died."""
+
+import asyncio
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from xbatch.demo import BUNDLED, MODEL_PATH
+from xbatch.engines.build import build_fake, build_vllm
+from xbatch.errors import EngineError
+from xbatch.job.spec import JobSpec
+
+if TYPE_CHECKING:
+    from xbatch.engines import Engine
+
+START_TRIES = 3
+"""An engine that has died may need a moment until its memory is free again."""
+_BETWEEN_TRIES_S = 1.0
+
+
+class EngineStarter:
+    """Makes, starts and ends the engine of a job.
+
+    `owner` names the job to those who look for what its dead engines have left; `log` is where the engine may write,
+    and `before` is called with it before anything that writes to it is imported.
+    """
+
+    def __init__(
+        self, spec: JobSpec, owner: str, log: Path, before: Callable[[Path], None], tell: Callable[[str], None]
+    ) -> None:
+        self.engine: Engine | None = None
+        self._spec = spec
+        self._owner = owner
+        self._log = log
+        self._before = before
+        self._tell = tell
+
+    async def start(self, model: str) -> None:
+        """Load a model.
+
+        Raises UsageError or EngineError.
+        """
+        if self._spec.engine == "fake":
+            self.engine = build_fake(self._spec.engine_args)
+        else:
+            self._before(self._log)
+            names = [model, *self._spec.served_model_name]
+            settings, adapters = self._spec.engine_args, self._spec.lora_modules
+            self.engine = build_vllm(model_place(model), names, adapters, settings, self._owner)
+        self.engine.check()
+        self._tell(self.engine.description)
+        await self.engine.start()
+
+    async def revive(self) -> None:
+        """Start the engine again after its death.
+
+        Raises EngineError.
+        """
+        assert self.engine is not None
+        for tries_left in reversed(range(START_TRIES)):
+            self.engine.close()
+            try:
+                await self.engine.start()
+            except EngineError:
+                if not tries_left:
+                    raise
+                await asyncio.sleep(_BETWEEN_TRIES_S)
+            else:
+                return
+
+    def close(self) -> None:
+        """End the engine's processes, if there are any."""
+        if self.engine is not None:
+            self.engine.close()
+
+
+def model_place(model: str) -> str:
+    """Where a model is loaded from."""
+    return str(MODEL_PATH) if model == BUNDLED else model

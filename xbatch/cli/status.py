@@ -1,0 +1,52 @@
+"""`xbatch status`: where a job stands, from its state alone."""
+
+from typing import TYPE_CHECKING, Any
+
+import click
+
+if TYPE_CHECKING:
+    from xbatch.state.folder import StateFolder
+
+
+@click.command()
+@click.argument("output", metavar="OUTPUT")
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
+@click.pass_context
+def status(context: click.Context, *, output: str, as_json: bool) -> None:
+    """Tell where a job stands, from its state alone.
+
+    OUTPUT is the job's output, its state folder or URI, or its only input. Works while the job runs and after it; exits
+    2 if no job has begun there.
+    """
+    import json
+
+    from rich.console import Console
+
+    from xbatch.errors import ExitCode, XbatchError
+    from xbatch.report.closing import show_standing
+    from xbatch.state.standing import look
+
+    try:
+        folder = _find(output)
+        if folder is None:
+            click.echo(f"xbatch: no job has begun for {output}", err=True)
+            context.exit(ExitCode.UNUSABLE)
+        standing: dict[str, Any] = look(folder)
+    except XbatchError as e:
+        click.echo(f"xbatch: {e}", err=True)
+        context.exit(e.exit_code)
+    if as_json:
+        click.echo(json.dumps(standing, indent=2))
+    else:
+        show_standing(Console(highlight=False), standing)
+
+
+def _find(output: str) -> "StateFolder | None":
+    from xbatch.job.places import default_output, state_of
+    from xbatch.state.folder import StateFolder
+
+    for uri in (state_of(output), output, state_of(default_output([output]))):
+        folder = StateFolder(uri)
+        if folder.exists:
+            return folder
+    return None

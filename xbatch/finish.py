@@ -1,0 +1,47 @@
+"""The end of a job: from segments to the output and the report. Over interfaces only."""
+
+import time
+from collections.abc import Iterator
+from dataclasses import asdict
+from typing import Any
+
+from xbatch import crash
+from xbatch.errors import StorageError
+from xbatch.report.totals import make_report
+from xbatch.sinks import OutputRow, Sink
+from xbatch.state.folder import JobFile, StateFolder
+from xbatch.state.passes import Passes
+from xbatch.state.records import Counts, Kind
+
+
+def finish_job(
+    job: JobFile, passes: Passes, sink: Sink, folder: StateFolder, this_run: Counts, *, began_s: float, **facts: Any
+) -> dict[str, Any]:
+    """Publish every row's last response, then the report, and return the report.
+
+    The output is a pure function of the segments: whenever and by whomever this is done, the bytes are the same, so a
+    crash in between or a second process changes nothing. `began_s` is when this run began, by the monotonic
+    clock; `facts` go into the report. Raises StorageError, also if a row has no response.
+    """
+    crash.here("all-done")
+    counts, rows = passes.counts(), sum(shard.rows for shard in passes.shards)
+    if counts.total != rows:
+        raise StorageError(f"{counts.total:,} rows are settled, but the job has {rows:,}: its state is damaged")
+    published = sink.publish(_output_rows(passes))
+    crash.here("output-published")
+    facts |= {"outputs": [asdict(output) for output in published], "elapsed_s": time.monotonic() - began_s}
+    report = make_report(job.job, job.identity["model"], counts, this_run, rounds=passes.rounds, **facts)
+    folder.write_report(report)
+    return report
+
+
+def _output_rows(passes: Passes) -> Iterator[OutputRow]:
+    for shard in passes.shards:
+        index = shard.first_row
+        for row in passes.rows(shard):
+            if row.row != index:
+                break
+            yield OutputRow(shard.file, row.kind is Kind.COMPLETED, row.line)
+            index += 1
+        if index != shard.first_row + shard.rows:
+            raise StorageError(f"row {index} of shard {shard.name} is in none of its segments: the state is damaged")

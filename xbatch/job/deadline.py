@@ -1,0 +1,46 @@
+"""Durations and times as users write them."""
+
+import re
+from datetime import datetime, timedelta
+
+_UNITS_S = {"d": 86400.0, "h": 3600.0, "m": 60.0, "s": 1.0}
+_DURATION = re.compile(r"(?:(\d+(?:\.\d+)?)d)?(?:(\d+(?:\.\d+)?)h)?(?:(\d+(?:\.\d+)?)m)?(?:(\d+(?:\.\d+)?)s)?")
+
+
+def seconds(text: str) -> float:
+    """Read a duration: a number of seconds, or `1d12h`, `90m`, `2h30m`, `45s`.
+
+    Raises ValueError.
+    """
+    try:
+        found = float(text)
+    except ValueError:
+        match = _DURATION.fullmatch(text)
+        if not text or match is None:
+            raise ValueError(f"{text!r} is no duration such as 90m, 2h30m or 3600") from None
+        found = sum(float(n or 0) * unit for n, unit in zip(match.groups(), _UNITS_S.values(), strict=True))
+    if not 0 < found < float("inf"):
+        raise ValueError(f"{text!r} is no time span ahead")
+    return found
+
+
+def seconds_until(text: str, now: datetime) -> float:
+    """Read a deadline: a duration from now on, a time of day (the next one), or a date and time of ISO 8601.
+
+    Times without an offset are local; `now` has an offset. Raises ValueError.
+    """
+    if not re.search("[:T]", text):
+        return seconds(text)
+    if "T" not in text and " " not in text:
+        hour, minute, *second = (int(part) for part in text.split(":"))
+        then = now.replace(hour=hour, minute=minute, second=second[0] if second else 0, microsecond=0)
+        if then <= now:
+            then += timedelta(days=1)
+    else:
+        then = datetime.fromisoformat(text)
+        if then.tzinfo is None:
+            then = then.astimezone()
+    left_s = (then - now).total_seconds()
+    if left_s <= 0:
+        raise ValueError(f"{text} is over")
+    return left_s

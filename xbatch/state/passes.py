@@ -1,0 +1,116 @@
+"""The passes over a job's rows: the first over all of them, later ones over rows that had failed."""
+
+from collections.abc import Callable, Iterator, Mapping
+from typing import Literal, TypeAlias
+
+from xbatch.rows.shard import Shard
+from xbatch.state.folder import StateFolder
+from xbatch.state.journal import Journal
+from xbatch.state.records import Counts, Kind
+from xbatch.state.segments import Settled
+
+Targets: TypeAlias = Mapping[int, frozenset[int]]
+"""Rows to settle, by the id of their shard."""
+
+
+class Passes:
+    """Every row's last response, over all passes.
+
+    `open_journal` opens the journal of a pass by its number, from 0, and reads it back.
+    """
+
+    def __init__(self, shards: list[Shard], open_journal: Callable[[int, Targets | None], Journal]) -> None:
+        self.shards = shards
+        self._open_journal = open_journal
+        self._journals = [open_journal(0, None)]
+        self._targets: list[Targets] = []
+
+    @property
+    def current(self) -> Journal:
+        """The last pass's journal."""
+        return self._journals[-1]
+
+    @property
+    def rounds(self) -> int:
+        """Passes over failed rows so far."""
+        return len(self._targets)
+
+    @property
+    def targets(self) -> Targets | None:
+        """What the last pass is to settle; None stands for every row."""
+        return self._targets[-1] if self._targets else None
+
+    @property
+    def total(self) -> int:
+        """Rows that the last pass is to settle."""
+        if self._targets:
+            return sum(map(len, self._targets[-1].values()))
+        return sum(shard.rows for shard in self.shards)
+
+    @property
+    def complete(self) -> bool:
+        """Every row of the last pass is settled."""
+        return self.current.counts.total >= self.total
+
+    def failed(self, *, every: bool) -> Targets:
+        """Rows whose last response is a failure: every one, or only those that could be tried again.
+
+        All passes must be complete and closed.
+        """
+        wanted = {Kind.RETRYABLE, Kind.FAILED} if every else {Kind.RETRYABLE}
+        found = {}
+        for shard in self.shards:
+            counts = self._journals[0].counts_of(shard)
+            if counts.failed if every else counts.retryable:
+                indexes = frozenset(row.row for row in self.rows(shard) if row.kind in wanted)
+                if indexes:
+                    found[shard.id] = indexes
+        return found
+
+    def begin(self, targets: Targets) -> None:
+        """Open the next pass."""
+        self._targets.append(targets)
+        self._journals.append(self._open_journal(len(self._journals), targets))
+
+    def rows(self, shard: Shard) -> Iterator[Settled]:
+        """Every row of a shard in order, each with its last response."""
+        again = [
+            journal for journal, targets in zip(self._journals[1:], self._targets, strict=True) if shard.id in targets
+        ]
+        rows = self._journals[0].rows(shard)
+        if not again:
+            return rows
+        last = {row.row: row for journal in again for row in journal.rows(shard)}
+        return (last.get(row.row, row) for row in rows)
+
+    def counts(self) -> Counts:
+        """Counts over all rows. A row that was run again counts once, its tokens as often as they were spent."""
+        first, *again = (journal.sealed for journal in self._journals)
+        counts = Counts()
+        counts.add(first)
+        for later in again:
+            counts.completed += later.completed
+            counts.failed -= later.completed
+            counts.retryable = later.retryable
+            counts.prompt_tokens += later.prompt_tokens
+            counts.completion_tokens += later.completion_tokens
+        return counts
+
+
+def next_round(passes: Passes, folder: StateFolder, wanted: Literal["retryable", "all"] | None) -> bool:
+    """Open the next pass over failed rows that has work left; False if there is none.
+
+    That is one which an earlier run has begun; if there is none, and one is wanted, a new one over the rows that have
+    failed by now. Everything before must be complete and closed.
+    """
+    begun = folder.rounds()
+    while passes.rounds < len(begun):
+        passes.begin(passes.failed(every=begun[passes.rounds].every))
+        if not passes.complete:
+            return True
+        passes.current.close()
+    if wanted is None or not (targets := passes.failed(every=wanted == "all")):
+        return False
+    folder.begin_round(every=wanted == "all")
+    passes.begin(targets)
+    return True

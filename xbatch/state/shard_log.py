@@ -1,0 +1,269 @@
+"""One shard's part of the journal: its logs and its segments."""
+
+import os
+import threading
+import time
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NamedTuple
+
+import msgspec
+
+from xbatch import crash, storage
+from xbatch.errors import StorageError
+from xbatch.rows.shard import Shard
+from xbatch.state import segments, wal
+from xbatch.state.records import Counts, Record
+from xbatch.state.wal import Submission
+from xbatch.storage import Store
+
+
+class Done(msgspec.Struct, frozen=True):
+    """`done/<shard>.json`: every row that had to be settled is in the segments."""
+
+    job: str
+    segments: int
+    counts: Counts
+
+
+class Strikes(NamedTuple):
+    """How often a row that has no outcome was handed to an engine, and how often of these alone."""
+
+    times: int = 0
+    alone: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Layer:
+    """Where one pass over a job's rows keeps its logs and segments."""
+
+    store: Store
+    folder: Path
+    """For the logs, on this machine."""
+    prefix: str
+    """Of the keys in the store: nothing, or a folder with its slash."""
+    job: str
+    epoch: int
+    """The lease under which this process writes."""
+
+    def logs(self) -> Path:
+        """The folder of this process's logs."""
+        return self.folder / "wal" / f"{self.epoch:06d}"
+
+    def segment(self, shard: Shard, number: int) -> str:
+        """Key of a segment."""
+        return f"{self.prefix}seg/{shard.name}/{number:06d}.jsonl.zst"
+
+    def done(self, shard: Shard) -> str:
+        """Key of a done marker."""
+        return f"{self.prefix}done/{shard.name}.json"
+
+    def read_segment(self, key: str) -> segments.Segment | None:
+        """A segment, None if it is absent. Raises StorageError if it is damaged."""
+        data = self.store.get(key)
+        return None if data is None else segments.Segment(data, f"{self.store.uri}/{key}")
+
+    def read_done(self, shard: Shard) -> Done | None:
+        """A done marker, None if there is none of this job. Raises StorageError if it is damaged."""
+        if (data := self.store.get(self.done(shard))) is None:
+            return None
+        try:
+            done = msgspec.json.decode(data, type=Done)
+        except msgspec.MsgspecError as e:
+            raise StorageError(f"{self.store.uri}/{self.done(shard)} is damaged: {e}") from e
+        return done if done.job == self.job else None
+
+
+class ShardLog:
+    """A shard of which some rows are settled and not all are sealed.
+
+    `submit` and `append` belong to the run loop's thread, `sync` and `seal` to others.
+    """
+
+    def __init__(self, layer: Layer, shard: Shard, rows: int) -> None:
+        self.shard = shard
+        self.counts = Counts()
+        """Of the sealed rows."""
+        self.unsealed_bytes = 0
+        self.unsealed_since_s: float | None = None
+        self._layer = layer
+        self._rows = rows
+        self._header = {"job": layer.job, "shard": shard.name}
+        self._settled: set[int] = set()
+        self._sealed: set[int] = set()
+        self._submitted: dict[int, Strikes] = {}
+        self._segments = 0
+        self._lock = threading.Lock()
+        self._fd: int | None = None
+        self._path: Path | None = None
+        self._dirty = self._unnamed = False
+        self._logs = 0
+        self._closed_logs: list[Path] = []
+
+    @property
+    def covered(self) -> bool:
+        """Every row has an outcome."""
+        return len(self._settled) >= self._rows
+
+    @property
+    def settled(self) -> frozenset[int]:
+        """The rows that have an outcome."""
+        with self._lock:
+            return frozenset(self._settled)
+
+    def strikes(self, index: int) -> Strikes:
+        """How often a row was handed to an engine, and has no outcome."""
+        return self._submitted.get(index, Strikes())
+
+    def recover(self, logs: Iterable[Path]) -> Counts:
+        """Read back what lies in segments and in the logs of earlier processes; return the counts of all of it."""
+        counts = Counts()
+        self._read_segments()
+        counts.add(self.counts)
+        for path in logs:
+            self._closed_logs.append(path)
+            for entry in wal.read(path, self._header):
+                if isinstance(entry, Submission):
+                    self._strike(entry)
+                elif entry.index not in self._settled:
+                    self._settle(entry)
+                    counts.take(entry)
+        for index in self._settled:
+            self._submitted.pop(index, None)
+        return counts
+
+    def submit(self, submissions: list[Submission]) -> None:
+        """Note that rows are handed to an engine."""
+        with self._lock:
+            for each in submissions:
+                self._strike(each)
+            wal.write_submitted(self._open(), submissions)
+
+    def append(self, record: Record) -> bool:
+        """Settle a row; False if it was settled already."""
+        with self._lock:
+            if record.index in self._settled:
+                return False
+            wal.write(self._open(), record)
+            crash.here("wal-appended")
+            self._dirty = True
+            self._settle(record)
+            self._submitted.pop(record.index, None)
+            return True
+
+    def sync(self) -> None:
+        """Bring the log to the disk."""
+        with self._lock:
+            if not self._dirty or self._fd is None:
+                return
+            fd, unnamed = os.dup(self._fd), self._unnamed
+            self._dirty = self._unnamed = False
+        try:
+            os.fdatasync(fd)
+        finally:
+            os.close(fd)
+        if unnamed:
+            storage.sync_folder(self._layer.logs())
+        crash.here("wal-synced")
+
+    def seal(self) -> None:
+        """Make the rows of the logs a segment, drop the logs, and mark the shard done if it is covered."""
+        logs = self._rotate()
+        entries = (entry for path in logs for entry in wal.read(path, self._header))
+        records = {entry.index: entry for entry in entries if isinstance(entry, Record)}
+        while True:
+            for index in self._sealed & records.keys():
+                del records[index]
+            if not records:
+                break
+            layer, number = self._layer, self._segments
+            counts, data = segments.encode(layer.job, self.shard.name, number, layer.epoch, records.values())
+            if not layer.store.put_if_absent(layer.segment(self.shard, number), data):
+                self._read_segments()
+                continue
+            crash.here("segment-published")
+            self._segments += 1
+            self.counts.add(counts)
+            self._sealed |= records.keys()
+            break
+        for path in logs:
+            path.unlink(missing_ok=True)
+        with self._lock:
+            self._closed_logs = self._closed_logs[len(logs) :]
+        crash.here("wal-reset")
+        if len(self._sealed) >= self._rows:
+            self._mark_done()
+
+    def close(self) -> None:
+        """Give up the log's file; what is in it stays."""
+        with self._lock:
+            if self._fd is not None:
+                os.close(self._fd)
+            self._fd = None
+
+    def _open(self) -> int:
+        if self._fd is None:
+            folder = self._layer.logs()
+            if not folder.exists():
+                folder.mkdir(parents=True)
+                storage.sync_folder(folder.parent)
+            self._path = folder / f"{self.shard.name}-{self._logs:04d}.wal"
+            self._logs += 1
+            self._fd, self._unnamed = wal.create(self._path, self._header), True
+        return self._fd
+
+    def _strike(self, submission: Submission) -> None:
+        strikes = self._submitted.get(submission.row, Strikes())
+        self._submitted[submission.row] = Strikes(strikes.times + 1, strikes.alone + submission.alone)
+
+    def _settle(self, record: Record) -> None:
+        self._settled.add(record.index)
+        self.unsealed_bytes += len(record.line)
+        if self.unsealed_since_s is None:
+            self.unsealed_since_s = time.monotonic()
+
+    def _rotate(self) -> list[Path]:
+        """End the log and begin another one when there is something to write; return all that have ended."""
+        with self._lock:
+            fd, self._fd = self._fd, None
+            if fd is not None and self._path is not None:
+                self._closed_logs.append(self._path)
+            self._dirty = False
+            self.unsealed_bytes, self.unsealed_since_s = 0, None
+            logs = list(self._closed_logs)
+            if self._submitted and logs:
+                wal.write_submitted(self._open(), _repeated(self._submitted))
+        if fd is not None:
+            try:
+                os.fdatasync(fd)
+            finally:
+                os.close(fd)
+        crash.here("wal-rotated")
+        return logs
+
+    def _read_segments(self) -> None:
+        """Take in segments that are not known yet: numbers have no gaps, and nobody writes one before reading all."""
+        while (found := self._layer.read_segment(self._layer.segment(self.shard, self._segments))) is not None:
+            self._segments += 1
+            if found.header.job != self._layer.job:
+                continue  # a process that had lost its lease before the job was begun anew
+            self.counts.add(found.header.counts)
+            indexes = set(found.indexes())
+            with self._lock:
+                self._sealed |= indexes
+                self._settled |= indexes
+
+    def _mark_done(self) -> None:
+        crash.here("shard-covered")
+        layer, key = self._layer, self._layer.done(self.shard)
+        data = msgspec.json.encode(Done(layer.job, self._segments, self.counts))
+        if not layer.store.put_if_absent(key, data) and layer.read_done(self.shard) is None:
+            layer.store.put(key, data)
+        crash.here("done-written")
+
+
+def _repeated(submitted: dict[int, Strikes]) -> Iterator[Submission]:
+    for index, strikes in submitted.items():
+        for turn in range(strikes.times):
+            yield Submission(index, turn < strikes.alone)

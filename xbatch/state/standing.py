@@ -1,0 +1,114 @@
+"""Where a job stands, read from its state alone and changing nothing."""
+
+import os
+import socket
+import time
+from collections.abc import Iterator
+from dataclasses import replace
+from typing import Any
+
+import msgspec
+
+from xbatch.rows.shard import Shard
+from xbatch.state.folder import StateFolder, round_prefix
+from xbatch.state.journal import old_logs
+from xbatch.state.lease import Heartbeat, Holder, read_heartbeat
+from xbatch.state.records import Counts
+from xbatch.state.shard_log import Layer, ShardLog
+
+
+def look(folder: StateFolder) -> dict[str, Any]:
+    """Tell where the job in a folder stands, as JSON.
+
+    Works while the job runs, and after it. Names ending in `_s` are seconds. Raises StorageError.
+    """
+    job, plan, report = folder.job(), folder.plan(), folder.report()
+    shards = plan.shards if plan else []
+    rounds = len(folder.rounds())
+    done, opened = _counted(folder, job.job, shards, 0)
+    counts = replace(done)
+    counts.add(opened)
+    for number in range(1, rounds + 1):
+        counts = _tried_again(counts, *_counted(folder, job.job, shards, number))
+    workers = list(_workers(folder))
+    alive = any(worker["alive"] for worker in workers)
+    rows_per_s = sum(worker["progress"].get("rows_per_s") or 0 for worker in workers if worker["alive"])
+    total = sum(shard.rows for shard in shards)
+    left = 0 if report else total - counts.total
+    return {
+        "job": job.job,
+        "created": job.created,
+        "model": job.identity["model"],
+        "state": folder.uri,
+        "status": "complete" if report else "running" if alive else "interrupted",
+        "request_counts": {
+            "total": total if plan else None,
+            "completed": counts.completed,
+            "failed": counts.failed,
+            "retryable": counts.retryable,
+        },
+        "usage": {"prompt_tokens": counts.prompt_tokens, "completion_tokens": counts.completion_tokens},
+        "shards": {"total": len(shards), "done": len(folder.store.names("done"))},
+        "open_rows": opened.total,
+        "rounds": rounds,
+        "rows_per_s": round(rows_per_s, 1) if alive else None,
+        "eta_s": round(left / rows_per_s, 1) if plan and rows_per_s else None,
+        "outputs": report["outputs"] if report else [],
+        "workers": workers,
+    }
+
+
+def _counted(folder: StateFolder, job: str, shards: list[Shard], number: int) -> tuple[Counts, Counts]:
+    """Counts of one pass over the rows: of its finished shards, and of the open ones."""
+    prefix, done, opened = round_prefix(number), Counts(), Counts()
+    layer = Layer(folder.store, folder.path / prefix, prefix, job, 0)
+    begun = set(folder.store.names(f"{prefix}seg"))
+    logs = old_logs(layer.folder)
+    for shard in shards:
+        if (marker := layer.read_done(shard)) is not None:
+            done.add(marker.counts)
+        elif shard.name in begun or shard.name in logs:
+            opened.add(ShardLog(layer, shard, shard.rows).recover(logs.get(shard.name, ())))
+    return done, opened
+
+
+def _tried_again(counts: Counts, done: Counts, opened: Counts) -> Counts:
+    """Counts over all rows after some that had failed were run again."""
+    done.add(opened)
+    return replace(
+        counts,
+        completed=counts.completed + done.completed,
+        failed=counts.failed - done.completed,
+        retryable=max(counts.retryable - done.total, 0) + done.retryable,
+        prompt_tokens=counts.prompt_tokens + done.prompt_tokens,
+        completion_tokens=counts.completion_tokens + done.completion_tokens,
+    )
+
+
+def _workers(folder: StateFolder) -> Iterator[dict[str, Any]]:
+    term_s = 60.0
+    for name in folder.store.names("lease")[-1:]:
+        if (data := folder.store.get(f"lease/{name}")) is not None:
+            term_s = msgspec.json.decode(data, type=Holder).term_s
+    for name in folder.store.names("workers"):
+        if (beat := read_heartbeat(folder.store, name.removesuffix(".json"))) is not None:
+            age_s = round(max(time.time() - beat.at, 0), 1)
+            yield {**_shown(beat), "heartbeat_age_s": age_s, "alive": _alive(beat, age_s, term_s)}
+
+
+def _shown(beat: Heartbeat) -> dict[str, Any]:
+    return {"worker": beat.worker, "host": beat.host, "pid": beat.pid, "state": beat.state, "progress": beat.progress}
+
+
+def _alive(beat: Heartbeat, age_s: float, term_s: float) -> bool:
+    if beat.state == "gone" or age_s >= term_s:
+        return False
+    if beat.host != socket.gethostname():
+        return True
+    try:
+        os.kill(beat.pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        pass
+    return True
