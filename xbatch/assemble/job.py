@@ -35,6 +35,9 @@ from xbatch.state.passes import Passes, Targets, next_round
 from xbatch.state.records import Counts
 from xbatch.state.shard_log import Layer
 
+LEAVE_S = 3.0
+"""Time to seal what a job that is stopped has settled: it is all in the log, so a store that hangs holds nobody up."""
+
 
 class Job:
     """One run of one job, from its specification to its report.
@@ -72,8 +75,7 @@ class Job:
         self._sources = [JsonlSource(f, spec.max_line_bytes, "stdin" if stdin else f) for f in files.values()]
         self._indexing = Indexing(spec, dict(zip(files, self._sources, strict=True)))
         self._continuing = Continuing(spec, self.state, files)
-        log, owner = self.state.engine_log, str(self.state.path.resolve())
-        self._starter = EngineStarter(spec, owner, log, before_engine, tell)
+        self._starter = EngineStarter(spec, self.state.path, self.state.engine_log, before_engine, tell)
         self._spool = self.state.spool / secrets.token_hex(4)
         self._sink = JsonlSink(self.places.targets, self.places.errors, self._spool)
         self._lease = Lease(
@@ -240,11 +242,11 @@ class Job:
             )
         except BaseException:
             with suppress(XbatchError):
-                journal.close()
+                journal.close(LEAVE_S)
             raise
         self._answered.add(journal.counts.since(self._earlier))
         if not complete:
-            journal.close()
+            journal.close(LEAVE_S)
             left = self._passes.total - journal.counts.total
             raise Interrupted(f"stopped with {left:,} rows to go; run the same command again to finish")
 

@@ -21,16 +21,16 @@ _BETWEEN_TRIES_S = 1.0
 class EngineStarter:
     """Makes, starts and ends the engine of a job.
 
-    `owner` names the job to those who look for what its dead engines have left; `log` is where the engine may write,
+    `folder` is the job's on this machine, by which the processes of its engine are known; `log` is where it may write,
     and `before` is called with it before anything that writes to it is imported.
     """
 
     def __init__(
-        self, spec: JobSpec, owner: str, log: Path, before: Callable[[Path], None], tell: Callable[[str], None]
+        self, spec: JobSpec, folder: Path, log: Path, before: Callable[[Path], None], tell: Callable[[str], None]
     ) -> None:
         self.engine: Engine | None = None
         self._spec = spec
-        self._owner = owner
+        self._owner = str(folder.resolve())
         self._log = log
         self._before = before
         self._tell = tell

@@ -128,22 +128,24 @@ class Journal:
         """Counts of a shard all of whose rows are settled; they are those of its segments once it is sealed."""
         return self._done.get(shard.id) or Counts()
 
-    def close(self) -> None:
-        """Seal what is settled and stop; the state is valid whether or not this comes to its end."""
+    def close(self, timeout_s: float | None = None) -> bool:
+        """Seal what is settled and stop; the state is valid whether or not this comes to its end.
+
+        False if there was no time for all of it: what is not sealed stays in the log.
+        """
         self._ended.set()
         self._covered.put(None)
+        until_s = None if timeout_s is None else time.monotonic() + timeout_s
         for thread in self._threads:
-            thread.join()
-        try:
-            self._raise_trouble()
-            with storage.translated(str(self._layer.folder)):
-                for log in list(self._open.values()):
-                    log.seal()
-        finally:
-            for log in self._open.values():
-                log.close()
-            self._open.clear()
-            self._remove_empty_folders()
+            thread.join(None if until_s is None else max(until_s - time.monotonic(), 0))
+        if any(thread.is_alive() for thread in self._threads):
+            return False
+        for log in self._open.values():
+            log.close()
+        self._open.clear()
+        self._remove_empty_folders()
+        self._raise_trouble()
+        return True
 
     def rows(self, shard: Shard) -> Iterator[Settled]:
         """Every sealed row of a shard, in order.
@@ -207,10 +209,12 @@ class Journal:
                 log.seal()
                 self._fence()
             elif self._ended.is_set() and self._covered.empty():
-                return
+                break
             for late in [log for log in list(self._open.values()) if self._due(log)]:
                 late.seal()
                 self._fence()
+        for log in list(self._open.values()):
+            log.seal()
 
     def _due(self, log: ShardLog) -> bool:
         since_s = log.unsealed_since_s

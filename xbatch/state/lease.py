@@ -25,6 +25,8 @@ from xbatch.storage import Store
 TERM_S = 60.0
 """After so long without a heartbeat another machine may take a job over."""
 BEATS_A_TERM = 6
+_FAREWELL_S = 1.0
+"""A store that hangs holds nobody up who leaves."""
 _BEHIND_S = 5.0
 """Clocks of machines may differ by this much before the age of a heartbeat is not believed."""
 
@@ -115,11 +117,17 @@ class Lease:
 
     def release(self) -> None:
         """Let others take the job at once."""
-        self._ended.set()
+        if self.epoch and not self._ended.is_set():
+            self._ended.set()
+            farewell = threading.Thread(target=self._farewell, daemon=True)
+            farewell.start()
+            farewell.join(_FAREWELL_S)
+
+    def _farewell(self) -> None:
         if self._thread.is_alive():
             self._thread.join()
-            with contextlib.suppress(StorageError):
-                self._beat("gone")
+        with contextlib.suppress(StorageError):
+            self._beat("gone")
 
     def _lock(self) -> None:
         path = self._folder / f"lock-{self._host}"
