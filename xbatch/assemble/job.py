@@ -128,10 +128,7 @@ class Job:
         for source in self._sources:
             source.check()
         self._sink.check()
-        try:
-            storage.check_writable(self.state.path / "lock")
-        except OSError as e:
-            raise UsageError(f"the state folder {self.state.path} can't be written: {e.strerror or e}") from e
+        self.state.check()
 
     def _finished_before(self) -> dict[str, Any] | None:
         """The report, if the job is complete and its output is there.
@@ -212,6 +209,8 @@ class Job:
             if before is not None and plan.shards[: len(before.shards)] != before.shards:
                 raise StorageError("inputs that the job has read before have changed")
             self.state.write_plan(plan)
+            if before is not None:
+                crash.here("extend-planned")
             self._open_passes(job)
         return job
 

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Self
 
 from xbatch import crash, storage
-from xbatch.errors import UsageError
+from xbatch.errors import StorageError, UsageError
 from xbatch.sinks import OutputRow, Published
 
 _BUFFER_BYTES = 1 << 20
@@ -31,7 +31,8 @@ class JsonlSink:
             try:
                 storage.check_writable(target)
             except OSError as e:
-                raise UsageError(f"the output {target} can't be written: {e.strerror or e}") from e
+                kind = StorageError if storage.is_disk_trouble(e) else UsageError
+                raise kind(f"the output {target} can't be written: {e.strerror or e}") from e
 
     @property
     def published(self) -> bool:

@@ -76,10 +76,28 @@ class StateFolder:
         self.spool = self.path / "spool"
         self.engine_log = self.path / "vllm.log"
 
+    def check(self) -> None:
+        """Find out whether this machine's part could be written, leaving nothing behind.
+
+        Raises UsageError, or StorageError if it is the disk.
+        """
+        try:
+            storage.check_writable(self.path / "lock")
+        except OSError as e:
+            kind = StorageError if storage.is_disk_trouble(e) else UsageError
+            raise kind(f"the state folder {self.path} can't be written: {e.strerror or e}") from e
+
     @property
     def exists(self) -> bool:
-        """A job has begun here."""
-        return self.store.get("job.json") is not None
+        """A job has begun here.
+
+        Raises StorageError if what a job has done is here, and who it is not.
+        """
+        if self.store.get("job.json") is not None:
+            return True
+        if self.store.get(_PLAN) is not None or self.store.names("seg"):
+            raise StorageError(f"{self.uri}/job.json is missing: begin anew by --restart")
+        return False
 
     def clean(self) -> None:
         """Remove what killed processes have left half written; only for the holder of the lease."""

@@ -187,12 +187,20 @@ class Journal:
         except XbatchError as e:
             self._trouble = e
         except OSError as e:
-            reason = e.strerror or e
-            self._trouble = StorageError(f"the journal in {self._layer.folder} failed: {reason}")
+            place = e.filename or self._layer.folder
+            self._trouble = self._superseded() or StorageError(f"the journal failed: {place}: {e.strerror or e}")
         except Exception as e:  # noqa: BLE001 - carried over to the caller's thread
             self._trouble = XbatchError(f"the journal in {self._layer.folder} failed: {e!r}")
         if self._trouble is not None:
             self._alarm(self._trouble)
+
+    def _superseded(self) -> XbatchError | None:
+        """If another process has the job now, this is why logs and folders vanish."""
+        try:
+            self._fence()
+        except XbatchError as e:
+            return e
+        return None
 
     def _sync(self) -> None:
         while not self._ended.wait(SYNC_S):

@@ -4,6 +4,7 @@ import os
 import threading
 import time
 from collections.abc import Iterable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
@@ -122,15 +123,21 @@ class ShardLog:
         self._read_segments()
         counts.add(self.counts)
         for path in logs:
-            self._closed_logs.append(path)
-            for entry in wal.read(path, self._header):
-                if isinstance(entry, Submission):
-                    self._strike(entry)
-                elif entry.index not in self._settled:
-                    self._settle(entry)
-                    counts.take(entry)
+            with suppress(FileNotFoundError):  # whoever only looks on may meet one that has just been sealed
+                counts.add(self._recover_log(path))
         for index in self._settled:
             self._submitted.pop(index, None)
+        return counts
+
+    def _recover_log(self, path: Path) -> Counts:
+        counts = Counts()
+        for entry in wal.read(path, self._header):
+            if isinstance(entry, Submission):
+                self._strike(entry)
+            elif entry.index not in self._settled:
+                self._settle(entry)
+                counts.take(entry)
+        self._closed_logs.append(path)
         return counts
 
     def submit(self, submissions: list[Submission]) -> None:

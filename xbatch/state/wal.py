@@ -59,8 +59,11 @@ def write_submitted(fd: int, submissions: Iterable[Submission]) -> None:
 
 
 def read(path: Path, header: dict[str, str]) -> Iterator[Entry]:
-    """What a log holds, in order, up to the first damaged frame; nothing if it is another job's or shard's."""
-    frames = _frames(path.read_bytes()) if path.exists() else iter(())
+    """What a log holds, in order, up to the first damaged frame; nothing if it is another job's or shard's.
+
+    Raises FileNotFoundError.
+    """
+    frames = _frames(path.read_bytes())
     if next(frames, None) != msgspec.json.encode(header):
         return
     for payload in frames:

@@ -2,6 +2,7 @@
 
 from xbatch.storage.local import (
     check_writable,
+    is_disk_trouble,
     make_folder,
     publish_file,
     put,
@@ -28,6 +29,7 @@ __all__ = [
     "check_writable",
     "content_stat",
     "expand",
+    "is_disk_trouble",
     "is_exclusive",
     "is_local",
     "local_path",

@@ -20,6 +20,7 @@ from xbatch.storage.naming import is_temporary_of, temporary_name
 from xbatch.storage.reading import READ_BUFFER_BYTES
 
 _NO_LINKS = {errno.EPERM, errno.ENOTSUP, errno.ENOSYS, errno.EMLINK}
+_DISK_TROUBLE = {errno.ENOSPC, errno.EDQUOT, errno.EIO}
 # From linux/fcntl.h and linux/fs.h; `os` has neither these nor the call.
 _AT_FDCWD = -100
 _RENAME_NOREPLACE = 1
@@ -109,6 +110,11 @@ def sync_folder(folder: Path) -> None:
         os.fsync(fd)
     finally:
         os.close(fd)
+
+
+def is_disk_trouble(error: OSError) -> bool:
+    """Tell trouble with the disk itself, which goes away without a change of the command, from a wrong place."""
+    return error.errno in _DISK_TROUBLE
 
 
 def check_writable(target: Path) -> None:
