@@ -608,7 +608,7 @@ def interrupt(rows: Path, *arguments: str) -> tuple[Ended, list[str]]:
         family: list[psutil.Process] = []
         try:
             until = time.monotonic() + START_S
-            while not _written(Path(f"{output}.xbatch") / "wal"):
+            while not has_settled(output):
                 assert process.poll() is None, err.read_text()
                 assert time.monotonic() < until, "no row was settled"
                 time.sleep(0.02)
@@ -624,8 +624,9 @@ def interrupt(rows: Path, *arguments: str) -> tuple[Ended, list[str]]:
     return Ended(code, out.read_text(), err.read_text(), output), [str(p) for p in alive]
 
 
-def _written(folder: Path) -> bool:
-    return any(file.stat().st_size > 0 for file in folder.glob("*")) if folder.exists() else False
+def has_settled(output: Path) -> bool:
+    """Some rows of a running job stand in its log with their response."""
+    return any(b'"custom_id"' in log.read_bytes() for log in Path(f"{output}.xbatch").glob("wal/*/*"))
 
 
 def settled(run: Ended) -> int:

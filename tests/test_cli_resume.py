@@ -309,3 +309,14 @@ def test_state_that_nothing_can_reach(tmp_path: Path) -> None:
     write(tmp_path / "in.jsonl", [chat(0)])
     done = run(tmp_path, "in.jsonl", "--state", "carrier-pigeon://coop/state")
     assert done.returncode == 2, done.stderr
+
+
+def test_extension_reopens_no_round(tmp_path: Path) -> None:
+    """Rows that an extension adds are not run again for an earlier --retry-failed."""
+    write(tmp_path / "a.jsonl", [chat(i) for i in range(3)])
+    words = ("-o", "out.jsonl", "--engine-arg", "fail_on=1,4", "--max-failures", "100%")
+    assert run(tmp_path, "a.jsonl", *words, "--retry-failed").returncode == 0
+    write(tmp_path / "b.jsonl", [chat(i) for i in range(3, 6)])
+    log = tmp_path / "log"
+    assert run(tmp_path, "a.jsonl", "b.jsonl", *words, "--extend", "--engine-arg", f"log={log}").returncode == 0
+    assert asked(log) == ["start", "3", "4", "5"]

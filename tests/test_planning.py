@@ -1,6 +1,9 @@
 """Planning: where shards are cut, which ids are repeated, which requests are in flight."""
 
+from collections.abc import Callable
+from dataclasses import dataclass, field
 from itertools import pairwise
+from math import ceil, log2
 from pathlib import Path
 
 import pytest
@@ -156,3 +159,177 @@ def test_a_row_larger_than_the_bound_gets_through() -> None:
     assert not scheduler.hungry
     assert [r.index for r in scheduler.admit()] == [0]
     assert scheduler.hungry
+
+
+@dataclass
+class Trial:
+    """What came of the rows that a scheduler held."""
+
+    flights: list[list[int]] = field(default_factory=list)
+    """What was in flight each time that the engine had been given something."""
+    settled: list[int] = field(default_factory=list)
+    guilty: list[int] = field(default_factory=list)
+    deaths: list[list[int]] = field(default_factory=list)
+    """What was in flight at each death."""
+
+
+def drive(scheduler: Scheduler, poison: set[int], settled_first: Callable[[int], int] = lambda _: 0) -> Trial:
+    """Run all that a scheduler holds over an engine that dies whenever a poisonous row is in flight.
+
+    `settled_first` tells of so many innocent rows in flight how many are settled before each death.
+    """
+    trial = Trial()
+    flying: dict[int, Request] = {}
+    while not scheduler.idle:
+        admitted = scheduler.admit()
+        flying |= {r.index: r for r in admitted}
+        assert flying, "something waits and nothing runs"
+        assert scheduler.in_flight == len(flying)
+        trial.flights.append([*flying])
+        innocent = [r for r in flying.values() if r.index not in poison]
+        died = len(innocent) < len(flying)
+        for each in innocent[: settled_first(len(innocent)) if died else 1]:
+            scheduler.settle(flying.pop(each.index))
+            trial.settled.append(each.index)
+        if died:
+            trial.deaths.append([*flying])
+            trial.guilty += [r.index for r in scheduler.engine_died()]
+            flying.clear()
+            assert scheduler.in_flight == 0
+    return trial
+
+
+def offered(limit: int, rows: int) -> Scheduler:
+    scheduler = Scheduler(limit)
+    for index in range(rows):
+        assert scheduler.offer(request(index))
+    return scheduler
+
+
+def test_rows_in_flight_at_a_death_wait_again() -> None:
+    """Rows that were in flight when the engine died come after those that wait, in their order."""
+    scheduler = offered(2, 5)
+    assert [r.index for r in scheduler.admit()] == [0, 1]
+    assert scheduler.engine_died() == []
+    order = []
+    while not scheduler.idle:
+        for each in scheduler.admit():
+            order.append(each.index)
+            scheduler.settle(each)
+    assert order == [2, 3, 4, 0, 1]
+
+
+def test_suspects_run_last_in_halves() -> None:
+    """Rows in flight at two deaths run when nothing else is left, by halves, and each half is halved if it kills."""
+    scheduler = offered(4, 8)
+    for expected in ([0, 1, 2, 3], [4, 5, 6, 7], [0, 1, 2, 3]):
+        assert [r.index for r in scheduler.admit()] == expected
+        assert not scheduler.alone
+        scheduler.engine_died()
+    trial = drive(scheduler, {2})
+    rest = [flight for flight in trial.flights if not {*flight} & {4, 5, 6, 7}]
+    assert trial.flights[: -len(rest)] == [[4, 5, 6, 7], [5, 6, 7], [6, 7], [7]]
+    assert rest == [[0, 1], [1], [2, 3], [2], [2], [3]]
+    assert trial.guilty == [2]
+    assert trial.settled == [4, 5, 6, 7, 0, 1, 3]
+
+
+def test_suspects_wait_for_rows_that_come_later() -> None:
+    """While suspects run by themselves nothing joins them; a row that comes meanwhile runs before the next ones."""
+    scheduler = offered(4, 4)
+    for _ in range(2):
+        scheduler.admit()
+        scheduler.engine_died()
+    first = scheduler.admit()
+    assert [r.index for r in first] == [0, 1]
+    assert scheduler.offer(request(9))
+    assert scheduler.admit() == []
+    scheduler.settle(first[0])
+    assert scheduler.admit() == []
+    scheduler.settle(first[1])
+    [later] = scheduler.admit()
+    assert later.index == 9
+    assert not scheduler.alone, "more rows could have joined it"
+    scheduler.settle(later)
+    assert [r.index for r in scheduler.admit()] == [2, 3]
+
+
+def test_guilty_is_who_kills_twice_alone() -> None:
+    """A row with which the engine dies twice while no other is in flight is given back, and does not run again."""
+    scheduler = offered(1, 1)
+    blamed = []
+    for alone in (False, False, True, True):
+        assert len(scheduler.admit()) == 1
+        assert scheduler.alone == alone
+        blamed.append([r.index for r in scheduler.engine_died()])
+    assert blamed == [[], [], [], [0]]
+    assert scheduler.idle
+
+
+def test_one_bad_moment_condemns_nobody() -> None:
+    """A suspect that runs well by itself is settled like any other."""
+    scheduler = offered(1, 1)
+    for _ in range(3):
+        scheduler.admit()
+        assert scheduler.engine_died() == []
+    [only] = scheduler.admit()
+    scheduler.settle(only)
+    assert scheduler.idle
+
+
+@pytest.mark.parametrize(
+    ("strikes", "alone", "runs_after_others"), [(0, 0, False), (1, 0, False), (2, 0, True), (3, 1, True)]
+)
+def test_strikes_of_earlier_processes(strikes: int, alone: int, runs_after_others: bool) -> None:
+    """What a row did to earlier processes counts: with two deaths it is a suspect from the beginning."""
+    scheduler = Scheduler(4)
+    assert scheduler.offer(request(0), strikes, alone)
+    assert scheduler.offer(request(1))
+    first = [r.index for r in scheduler.admit()]
+    assert first == ([1] if runs_after_others else [0, 1])
+
+
+def test_deaths_of_earlier_processes_count() -> None:
+    """Each death that a row brings with it spares the engine one, and a row that has killed alone twice is refused."""
+    deaths = []
+    for strikes, alone in ((0, 0), (1, 0), (2, 0), (3, 1)):
+        scheduler = Scheduler(4)
+        assert scheduler.offer(request(0), strikes, alone)
+        trial = drive(scheduler, {0})
+        assert trial.guilty == [0]
+        deaths.append(len(trial.deaths))
+    assert deaths == [4, 3, 2, 1]
+    scheduler = Scheduler(4)
+    assert not scheduler.offer(request(0), 4, 2)
+    assert scheduler.idle
+
+
+def test_engine_that_dies_with_nothing_in_flight() -> None:
+    """A death while nothing is in flight is nobody's fault."""
+    scheduler = offered(4, 2)
+    assert scheduler.engine_died() == []
+    assert [r.index for r in scheduler.admit()] == [0, 1]
+
+
+@settings(deadline=None)
+@given(st.data(), st.integers(1, 60), st.integers(1, 70))
+def test_poison_is_found(data: st.DataObject, rows: int, limit: int) -> None:
+    """Just the poisonous rows end as guilty, all others are settled, at a number of deaths that is bounded.
+
+    Each of p poisonous rows costs at most 2 deaths in company, one for each time that the half of a flight in which
+    it is suspected can be halved, and 2 alone: p * (4 + ceil(log2(ceil(limit / 2)))) in all.
+    """
+    poison = data.draw(st.sets(st.integers(0, rows - 1), max_size=6))
+    strikes = data.draw(st.dictionaries(st.integers(0, rows - 1), st.integers(0, 3), max_size=5))
+    lucky = data.draw(st.sampled_from([0.0, 0.5, 1.0]))
+    scheduler = Scheduler(limit)
+    for index in range(rows):
+        assert scheduler.offer(request(index), strikes.get(index, 0))
+    trial = drive(scheduler, poison, lambda innocent: ceil(innocent * lucky))
+    assert {*trial.guilty} == poison
+    assert len(trial.guilty) == len(poison)
+    assert sorted(trial.settled) == sorted({*range(rows)} - poison)
+    assert len(trial.deaths) <= len(poison) * (4 + ceil(log2(ceil(limit / 2))))
+    assert all(len(flight) <= limit for flight in trial.flights)
+    blamed = [died[0] for died in trial.deaths if len(died) == 1]
+    assert all(blamed.count(index) >= 2 for index in poison)

@@ -1,14 +1,18 @@
 """The run loop: every row gets one response, whatever the engine does and whenever it is stopped."""
 
 import asyncio
+import gc
 import json
+import logging
+from collections import Counter
 from collections.abc import Iterator
+from itertools import count
 from pathlib import Path
 
 import pytest
 
 from xbatch.engines.fake import FakeEngine
-from xbatch.errors import EngineError, StorageError
+from xbatch.errors import EngineError, Interrupted, StorageError
 from xbatch.planning.scheduler import Scheduler
 from xbatch.rows.outcome import Failure, Outcome, Usage
 from xbatch.rows.request import CHAT, ParsedRow, Rejected, Request
@@ -16,9 +20,14 @@ from xbatch.rows.response import response_line
 from xbatch.rows.shard import Shard
 from xbatch.run import Stop, run_job
 from xbatch.state.journal import Journal
-from xbatch.state.records import Record
+from xbatch.state.records import Kind, Record
+from xbatch.state.segments import Settled
+from xbatch.state.shard_log import Layer, ShardLog
+from xbatch.state.wal import Submission
+from xbatch.storage import LocalStore
 
 SHARD_ROWS = 10
+EPOCHS = count(1)
 
 
 class Recorder(FakeEngine):
@@ -28,19 +37,19 @@ class Recorder(FakeEngine):
         super().__init__(**settings)  # type: ignore[arg-type]
         self.asked: list[int] = []
         self.answered: list[int] = []
+        self.flying: set[int] = set()
         self.most = 0
-        self.now = 0
 
     async def generate(self, request: Request) -> Outcome:
         self.asked.append(request.index)
-        self.now += 1
-        self.most = max(self.most, self.now)
+        self.flying.add(request.index)
+        self.most = max(self.most, len(self.flying))
         try:
             outcome = await super().generate(request)
             self.answered.append(request.index)
             return outcome
         finally:
-            self.now -= 1
+            self.flying.discard(request.index)
 
 
 def shards(rows: int) -> list[Shard]:
@@ -54,16 +63,28 @@ def parsed(index: int) -> ParsedRow:
     return Request(index, f"row-{index}", CHAT, {"messages": [{"content": f"text {index}"}]}, 50)
 
 
+def requests(rows: int) -> list[int]:
+    return [i for i in range(rows) if isinstance(parsed(i), Request)]
+
+
+def open_journal(folder: Path) -> Journal:
+    return Journal(Layer(LocalStore(str(folder)), folder, "", "job", next(EPOCHS)))
+
+
 class Run:
     """One run of a job of some rows over a state folder."""
 
-    def __init__(self, folder: Path, rows: int, engine: Recorder, drain_s: float = 20.0) -> None:
+    def __init__(self, folder: Path, rows: int, engine: Recorder, drain_s: float = 20.0, **limits: float) -> None:
         self.engine = engine
         self.stop = Stop(drain_s)
         self.shards = shards(rows)
-        self.journal = Journal(folder, "job")
+        self.journal = open_journal(folder)
         self.journal.resume(self.shards)
         self.read = 0
+        self.revived: list[set[int]] = []
+        """For each death, the rows that the journal had by then."""
+        self._folder = folder
+        self._limits = limits
 
     def feed(self) -> Iterator[tuple[Shard, ParsedRow]]:
         for shard in self.shards:
@@ -74,22 +95,66 @@ class Run:
                     self.read += 1
                     yield shard, parsed(index)
 
+    async def revive(self, death: EngineError) -> None:
+        assert str(death)
+        self.revived.append(self.known())
+        self.engine.close()
+        await self.engine.start()
+
     async def go(self) -> bool:
         def respond(index: int, custom_id: str, outcome: Outcome) -> bytes:
             return response_line("job", index, custom_id, outcome, "batch")
 
         scheduler = Scheduler(self.engine.max_in_flight)
         try:
-            return await run_job(self.feed(), scheduler, self.engine, self.journal, respond, self.stop)
+            return await run_job(
+                self.feed(),
+                scheduler,
+                self.engine,
+                self.journal,
+                respond,
+                self.stop,
+                revive=self.revive,
+                **self._limits,  # type: ignore[arg-type]
+            )
         finally:
             self.journal.close()
 
+    def known(self) -> set[int]:
+        """The rows that have an outcome at this moment."""
+        known: set[int] = set()
+        for shard in self.shards:
+            settled = self.journal.settled(shard)
+            known |= settled if settled is not None else set(range(shard.first_row, shard.first_row + shard.rows))
+        return known
+
+    def rows(self) -> list[Settled]:
+        """Every row that stands in a finished shard, each checked to be the response to its row."""
+        rows = [row for shard in self.shards for row in self.journal.rows(shard)]
+        assert [json.loads(row.line)["custom_id"] for row in rows] == [f"row-{row.row}" for row in rows]
+        return rows
+
     def settled(self) -> list[int]:
-        folders = [s for s in self.shards if (self.journal._folder / "seg" / s.name).exists()]
-        rows = [row for shard in folders for row in self.journal.rows(shard)]
-        ids = [json.loads(line)["custom_id"] for _, _, line in rows]
-        assert ids == [f"row-{row[0]}" for row in rows]
-        return [row[0] for row in rows]
+        """Every row that the next process finds settled; those of finished shards are checked."""
+        self.rows()
+        again = open_journal(self._folder)
+        again.resume(self.shards)
+        self.journal = again
+        known = sorted(self.known())
+        again.close()
+        return known
+
+    def errors(self) -> dict[int, str]:
+        """The codes of the rows that failed otherwise than by being rejected, by row."""
+        codes = {row.row: json.loads(row.line)["error"] for row in self.rows() if row.kind is not Kind.COMPLETED}
+        return {index: error["code"] for index, error in codes.items() if error and index % 7 != 3}
+
+
+async def soon(run: Run, answered: int, times: int = 1) -> None:
+    while len(run.engine.answered) < answered:
+        await asyncio.sleep(0)
+    for _ in range(times):
+        run.stop.request()
 
 
 @pytest.mark.parametrize("rows", [0, 1, 9, 10, 11, 95, 700])
@@ -98,8 +163,8 @@ def test_every_row_once_in_order(tmp_path: Path, rows: int, max_in_flight: int) 
     """Every row is asked at most once and has one response, in the order of the input."""
     run = Run(tmp_path, rows, Recorder(max_in_flight=max_in_flight))
     assert asyncio.run(run.go())
-    assert run.settled() == list(range(rows))
-    assert sorted(run.engine.asked) == [i for i in range(rows) if isinstance(parsed(i), Request)]
+    assert [row.row for row in run.rows()] == list(range(rows))
+    assert sorted(run.engine.asked) == requests(rows)
     assert run.engine.most <= max_in_flight
 
 
@@ -114,7 +179,7 @@ def test_outcomes_out_of_order(tmp_path: Path) -> None:
     run = Run(tmp_path, 50, Uneven(max_in_flight=20))
     assert asyncio.run(run.go())
     assert run.engine.answered != sorted(run.engine.answered)
-    assert run.settled() == list(range(50))
+    assert [row.row for row in run.rows()] == list(range(50))
 
 
 def test_mixed_failures(tmp_path: Path) -> None:
@@ -127,12 +192,14 @@ def test_mixed_failures(tmp_path: Path) -> None:
 
     run = Run(tmp_path, 40, Recorder(answer=answer, fail_on=frozenset({2, 5})))
     assert asyncio.run(run.go())
-    assert run.settled() == list(range(40))
     bad = {i for i in range(40) if i % 7 == 3 or i % 10 == 1} | {2, 5}
-    shard_rows = [row for shard in run.shards for row in run.journal.rows(shard)]
-    assert {row[0] for row in shard_rows if not row[1]} == bad
-    assert (run.journal.counts.completed, run.journal.counts.failed) == (40 - len(bad), len(bad))
-    assert run.journal.counts.completion_tokens == 2 * (40 - len(bad))
+    rows = run.rows()
+    assert [row.row for row in rows] == list(range(40))
+    assert {row.row for row in rows if row.kind is not Kind.COMPLETED} == bad
+    assert {row.row for row in rows if row.kind is Kind.RETRYABLE} == {2, 5}
+    counts = run.journal.counts
+    assert (counts.completed, counts.failed, counts.retryable) == (40 - len(bad), len(bad), 2)
+    assert counts.completion_tokens == 2 * (40 - len(bad))
 
 
 def test_reads_only_as_far_as_needed(tmp_path: Path) -> None:
@@ -145,24 +212,249 @@ def test_reads_only_as_far_as_needed(tmp_path: Path) -> None:
     assert max(ahead) <= 40
 
 
+def test_journal_trouble_ends_the_run(tmp_path: Path) -> None:
+    """If outcomes can't be kept, the run ends with that instead of going on."""
+    run = Run(tmp_path, 50, Recorder())
+    (tmp_path / "wal").write_bytes(b"a file in the way")
+    with pytest.raises(StorageError):
+        asyncio.run(run.go())
+
+
+def test_usage_is_counted_over_runs(tmp_path: Path) -> None:
+    """Rows that an earlier run settled count, and are not asked again."""
+    journal = open_journal(tmp_path)
+    journal.append(shards(10)[0], Record(0, Kind.COMPLETED, Usage(3, 4), b'{"custom_id":"row-0"}'))
+    journal.close()
+    run = Run(tmp_path, 10, Recorder(answer=lambda _: "a b"))
+    assert asyncio.run(run.go())
+    assert 0 not in run.engine.asked
+    assert run.journal.counts.completion_tokens == 4 + 2 * len(run.engine.asked)
+
+
+# The engine dies.
+
+
+@pytest.mark.parametrize("crash_on", [1, 2, 30, 81])
+@pytest.mark.parametrize("max_in_flight", [1, 8])
+def test_engine_dies_once(tmp_path: Path, crash_on: int, max_in_flight: int) -> None:
+    """A dead engine is made ready again; only rows that were in flight are asked again, and every row is answered."""
+    engine = Recorder(max_in_flight=max_in_flight, crash_on=crash_on, delay_s=0.001)
+    run = Run(tmp_path, 100, engine)
+    assert asyncio.run(run.go())
+    assert [row.row for row in run.rows()] == list(range(100))
+    assert not run.errors()
+    [known] = run.revived
+    asked = Counter(engine.asked)
+    again = {index for index, times in asked.items() if times > 1}
+    assert max(asked.values()) <= 2
+    assert 1 <= len(again) <= max_in_flight
+    assert not again & known
+    assert {*asked} == {*requests(100)}
+
+
 @pytest.mark.parametrize("crash_on", [1, 2, 30, 81])
 def test_engine_lost(tmp_path: Path, crash_on: int) -> None:
-    """A dead engine ends the run; what is settled stays, and the next run asks for the rest only."""
-    first = Run(tmp_path, 100, Recorder(max_in_flight=8, crash_on=crash_on, delay_s=0.001))
+    """An engine that may not be started again ends the run; what is settled stays, the next run asks for the rest."""
+    first = Run(tmp_path, 100, Recorder(max_in_flight=8, crash_on=crash_on, delay_s=0.001), max_engine_restarts=0)
     with pytest.raises(EngineError):
         asyncio.run(first.go())
+    assert not first.revived
     before = first.settled()
     second = Run(tmp_path, 100, Recorder(max_in_flight=8))
     assert asyncio.run(second.go())
-    assert second.settled() == list(range(100))
-    assert sorted(second.engine.asked) == [i for i in range(100) if i % 7 != 3 and i not in before]
+    assert [row.row for row in second.rows()] == list(range(100))
+    assert sorted(second.engine.asked) == [i for i in requests(100) if i not in before]
 
 
-async def _stop_when(run: Run, answered: int, times: int = 1) -> None:
-    while len(run.engine.answered) < answered:
+@pytest.mark.parametrize("poison", [{0}, {99}, {40, 41}, {1, 50, 51, 98}], ids=str)
+@pytest.mark.parametrize("max_in_flight", [1, 4, 64])
+def test_poison_rows(tmp_path: Path, poison: set[int], max_in_flight: int) -> None:
+    """A row that kills the engine whenever it runs gets a failure not worth a retry; all others are answered."""
+    engine = Recorder(max_in_flight=max_in_flight, poison=frozenset(poison), delay_s=0.0005)
+    run = Run(tmp_path, 100, engine)
+    assert asyncio.run(run.go())
+    rows = run.rows()
+    assert [row.row for row in rows] == list(range(100))
+    assert run.errors() == dict.fromkeys(poison, "engine_crashed")
+    assert {row.row for row in rows if row.kind is Kind.RETRYABLE} == set()
+    assert {*engine.answered} == {*requests(100)} - poison
+
+
+class Broken(Recorder):
+    """An engine that starts and dies as soon as it is asked."""
+
+    async def generate(self, request: Request) -> Outcome:
+        self.asked.append(request.index)
         await asyncio.sleep(0)
-    for _ in range(times):
-        run.stop.request()
+        raise EngineError("out of order")
+
+
+@pytest.mark.parametrize("allowed", [0, 1, 3])
+def test_engine_that_dies_time_and_again(tmp_path: Path, allowed: int) -> None:
+    """After so many restarts without a row settled in between it is the engine's fault: the job ends, no row fails."""
+    run = Run(tmp_path, 700, Broken(max_in_flight=8), max_engine_restarts=allowed)
+    with pytest.raises(EngineError, match="out of order"):
+        asyncio.run(run.go())
+    assert len(run.revived) == allowed
+    assert {*run.settled()} <= {*range(700)} - {*requests(700)}
+
+
+def test_rejected_rows_are_no_progress(tmp_path: Path) -> None:
+    """Rows that never reach the engine say nothing for it: one that only dies is given up all the same."""
+    run = Run(tmp_path, 700, Broken(max_in_flight=1), max_engine_restarts=5)
+    with pytest.raises(EngineError, match="out of order"):
+        asyncio.run(run.go())
+    assert len(run.revived) == 5
+
+
+def test_engine_that_has_never_answered(tmp_path: Path) -> None:
+    """An engine that only dies is given up before all the rows of a small job are blamed, one after the other."""
+    run = Run(tmp_path, 40, Broken(max_in_flight=8))
+    with pytest.raises(EngineError, match="out of order"):
+        asyncio.run(run.go())
+
+
+def test_restarts_with_progress_are_not_limited(tmp_path: Path) -> None:
+    """An engine that dies now and then and settles rows in between is started again as often as it takes."""
+
+    class Frail(Recorder):
+        async def generate(self, request: Request) -> Outcome:
+            if len(self.asked) % 10 == 9:
+                self._dead = True
+            return await super().generate(request)
+
+    run = Run(tmp_path, 100, Frail(max_in_flight=1), max_engine_restarts=1)
+    assert asyncio.run(run.go())
+    assert len(run.revived) > 5
+    assert [row.row for row in run.rows()] == list(range(100))
+    assert not run.errors()
+
+
+def test_engine_that_does_not_come_back(tmp_path: Path) -> None:
+    """If the engine can't be started again the run ends with that, and what is settled stays."""
+    run = Run(tmp_path, 100, Recorder(max_in_flight=8, crash_on=30, delay_s=0.001))
+
+    async def revive(_: EngineError) -> None:
+        raise EngineError("no memory left")
+
+    run.revive = revive  # type: ignore[method-assign]
+    with pytest.raises(EngineError, match="no memory left"):
+        asyncio.run(run.go())
+    assert {*run.engine.answered} <= {*run.settled()}
+
+
+@pytest.mark.parametrize("ticks", range(8))
+@pytest.mark.parametrize("dies", [False, True], ids=["answered", "dead"])
+def test_outcomes_beside_a_death(tmp_path: Path, ticks: int, dies: bool, caplog: pytest.LogCaptureFixture) -> None:
+    """Whatever comes of other rows about the time of a death, it is used or looked at, and never shown as a mistake."""
+
+    class Timed(Recorder):
+        async def generate(self, request: Request) -> Outcome:
+            if self.starts == 0 and request.index == 0:
+                for _ in range(3):
+                    await asyncio.sleep(0)
+                raise EngineError("dead")
+            if self.starts == 0:
+                for _ in range(ticks):
+                    await asyncio.sleep(0)
+                if dies:
+                    raise EngineError("dead, too")
+            return await super().generate(request)
+
+    caplog.set_level(logging.ERROR, "asyncio")
+    run = Run(tmp_path, 3, Timed(max_in_flight=8))
+    assert asyncio.run(run.go())
+    gc.collect()
+    assert [row.row for row in run.rows()] == [0, 1, 2]
+    assert not caplog.records
+    assert len(run.engine.answered) == len({*run.engine.answered}), "an answer was thrown away"
+
+
+def killed(folder: Path, *submissions: Submission) -> None:
+    """What a process leaves that is killed with these rows of the first shard in flight."""
+    log = ShardLog(Layer(LocalStore(str(folder)), folder, "", "job", next(EPOCHS)), shards(10)[0], SHARD_ROWS)
+    log.submit([*submissions])
+    log.close()
+
+
+def test_strikes_of_former_processes(tmp_path: Path) -> None:
+    """Rows that were in flight when two earlier processes died run after all others, and a few at a time."""
+    for _ in range(2):
+        killed(tmp_path, *(Submission(i, alone=False) for i in (0, 1, 2, 4)))
+    engine = Recorder(max_in_flight=8, poison=frozenset({1}))
+    run = Run(tmp_path, 40, engine)
+    assert asyncio.run(run.go())
+    others = [i for i in requests(40) if i not in (0, 1, 2, 4)]
+    assert sorted(engine.asked[: len(others)]) == others
+    assert engine.asked[len(others) :][:2] == [0, 1]
+    assert run.errors() == {1: "engine_crashed"}
+    assert len(run.revived) == 3, "one with a neighbour, two alone"
+
+
+def test_guilt_of_former_processes(tmp_path: Path) -> None:
+    """A row that was alone in flight when two earlier processes died is not run again."""
+    for _ in range(2):
+        killed(tmp_path, Submission(5, alone=True))
+    run = Run(tmp_path, 10, Recorder())
+    assert asyncio.run(run.go())
+    assert 5 not in run.engine.asked
+    assert run.errors() == {5: "engine_crashed"}
+
+
+def test_strikes_are_kept_for_the_next_process(tmp_path: Path) -> None:
+    """A run that ends with its engine's death leaves word of who was in flight then."""
+    for _ in range(2):
+        run = Run(tmp_path, 20, Recorder(max_in_flight=4, poison=frozenset({2})), max_engine_restarts=0)
+        with pytest.raises(EngineError):
+            asyncio.run(run.go())
+    journal = open_journal(tmp_path)
+    journal.resume(shards(20))
+    assert journal.strikes(shards(20)[0], 2).times == 2
+    journal.close()
+
+
+# Time limits.
+
+
+def test_request_timeout(tmp_path: Path) -> None:
+    """A row that takes longer than it may fails as worth a retry, and its place in the engine is free again."""
+    engine = Recorder(max_in_flight=2)
+    cancelled: list[int] = []
+
+    class Slow(Recorder):
+        async def generate(self, request: Request) -> Outcome:
+            if request.index not in (2, 8):
+                return await super().generate(request)
+            try:
+                await asyncio.sleep(3600)
+            except asyncio.CancelledError:
+                cancelled.append(request.index)
+                raise
+            raise AssertionError
+
+    engine = Slow(max_in_flight=2)
+    run = Run(tmp_path, 20, engine, request_timeout_s=0.05)
+    assert asyncio.run(run.go())
+    assert [row.row for row in run.rows()] == list(range(20))
+    assert run.errors() == {2: "request_timeout", 8: "request_timeout"}
+    assert {row.row for row in run.rows() if row.kind is Kind.RETRYABLE} == {2, 8}
+    assert cancelled == [2, 8]
+    assert sorted(engine.answered) == [i for i in requests(20) if i not in (2, 8)]
+
+
+def test_a_timeout_of_the_engine_is_no_request_timeout(tmp_path: Path) -> None:
+    """A TimeoutError out of the engine is not taken for the row's time being up."""
+
+    class Odd(Recorder):
+        async def generate(self, request: Request) -> Outcome:
+            raise TimeoutError("of something inside")
+
+    run = Run(tmp_path, 5, Odd(), request_timeout_s=3600.0)
+    with pytest.raises(TimeoutError, match="of something inside"):
+        asyncio.run(run.go())
+
+
+# It is asked to stop.
 
 
 def test_stop_drains(tmp_path: Path) -> None:
@@ -170,16 +462,17 @@ def test_stop_drains(tmp_path: Path) -> None:
     run = Run(tmp_path, 100, Recorder(max_in_flight=8, delay_s=0.005))
 
     async def go() -> bool:
-        complete, _ = await asyncio.gather(run.go(), _stop_when(run, 20))
+        complete, _ = await asyncio.gather(run.go(), soon(run, 20))
         return complete
 
     assert not asyncio.run(go())
-    assert {*run.engine.asked} == {*run.engine.answered} <= {*run.settled()}
-    assert len(run.settled()) < 60
+    settled = run.settled()
+    assert {*run.engine.asked} == {*run.engine.answered} <= {*settled}
+    assert len(settled) < 60
     second = Run(tmp_path, 100, Recorder())
     assert asyncio.run(second.go())
     assert not {*second.engine.asked} & {*run.engine.asked}
-    assert second.settled() == list(range(100))
+    assert [row.row for row in second.rows()] == list(range(100))
 
 
 @pytest.mark.parametrize("rows", [1, 5, 40, 63, 64, 65, 300])
@@ -237,7 +530,7 @@ def test_leave_at_once(tmp_path: Path, drain_s: float, times: int) -> None:
 
     async def go() -> bool:
         async def later() -> None:
-            await _stop_when(run, 20)
+            await soon(run, 20)
             engine._delay_s = 3600.0
             for _ in range(times - 1):
                 await asyncio.sleep(0.01)
@@ -251,23 +544,121 @@ def test_leave_at_once(tmp_path: Path, drain_s: float, times: int) -> None:
     assert len(run.settled()) < 100
     second = Run(tmp_path, 100, Recorder())
     assert asyncio.run(second.go())
-    assert second.settled() == list(range(100))
+    assert [row.row for row in second.rows()] == list(range(100))
 
 
-def test_journal_trouble_ends_the_run(tmp_path: Path) -> None:
-    """If outcomes can't be kept, the run ends with that instead of going on."""
-    run = Run(tmp_path, 50, Recorder())
-    (tmp_path / "wal").rmdir()
-    with pytest.raises(StorageError):
+def test_rows_left_in_flight_are_no_suspects(tmp_path: Path) -> None:
+    """However often a run is stopped while a slow row is in flight, that row is not taken for a killer."""
+
+    class Slow(Recorder):
+        async def generate(self, request: Request) -> Outcome:
+            self._delay_s = 3600.0 if request.index == 2 else 0.0
+            return await super().generate(request)
+
+    async def go(run: Run) -> bool:
+        running = asyncio.create_task(run.go())
+        while not running.done() and not (run.engine.flying == {2} and len(run.known()) == 19):
+            await asyncio.sleep(0.001)
+        run.stop.request()
+        return await running
+
+    for _ in range(5):
+        run = Run(tmp_path, 20, Slow(max_in_flight=4), drain_s=0.0)
+        assert not asyncio.run(go(run)), "the row was given up"
+        assert not list((tmp_path / "wal").iterdir()), "a log was left"
+        assert run.settled() == [i for i in range(20) if i != 2]
+    last = Run(tmp_path, 20, Recorder())
+    assert asyncio.run(last.go())
+    assert last.engine.asked == [2]
+
+
+def test_fail(tmp_path: Path) -> None:
+    """What another part of the program has found out ends the run at once, with just that; what is settled stays."""
+    run = Run(tmp_path, 100, Recorder(max_in_flight=8, delay_s=0.005), drain_s=3600.0)
+    error = Interrupted("taken over")
+
+    async def go() -> None:
+        async def later() -> None:
+            await soon(run, 20, times=0)
+            run.engine._delay_s = 3600.0
+            await asyncio.sleep(0.02)
+            run.stop.fail(error)
+
+        await asyncio.gather(run.go(), later())
+
+    with pytest.raises(Interrupted) as caught:
+        asyncio.run(asyncio.wait_for(go(), 10))
+    assert caught.value is error
+    assert {*run.engine.answered} <= {*run.settled()}
+
+
+def test_fail_before_the_first_row(tmp_path: Path) -> None:
+    """A run that is lost before it begins asks for nothing."""
+    run = Run(tmp_path, 10, Recorder())
+    run.stop.fail(StorageError("the disk is gone"))
+    with pytest.raises(StorageError, match="the disk is gone"):
         asyncio.run(run.go())
+    assert not run.engine.asked
 
 
-def test_usage_is_counted_over_runs(tmp_path: Path) -> None:
-    """Rows that an earlier run settled count, and are not asked again."""
-    journal = Journal(tmp_path, "job")
-    journal.append(shards(10)[0], Record(0, True, Usage(3, 4), b'{"custom_id":"row-0"}'))
-    journal.close()
-    run = Run(tmp_path, 10, Recorder(answer=lambda _: "a b"))
-    assert asyncio.run(run.go())
-    assert 0 not in run.engine.asked
-    assert run.journal.counts.completion_tokens == 4 + 2 * len(run.engine.asked)
+@pytest.mark.parametrize("drain_s", [0.0, 20.0])
+def test_stop_while_the_engine_dies(tmp_path: Path, drain_s: float) -> None:
+    """An engine that dies while the run drains is not started again; its rows are asked by the next run."""
+    engine = Recorder(max_in_flight=8, delay_s=0.02)
+    run = Run(tmp_path, 100, engine, drain_s)
+
+    async def go() -> bool:
+        async def later() -> None:
+            await soon(run, 8)
+            engine._dead = True
+
+        complete, _ = await asyncio.gather(run.go(), later())
+        return complete
+
+    assert not asyncio.run(asyncio.wait_for(go(), 10))
+    assert not run.revived
+    second = Run(tmp_path, 100, Recorder())
+    assert asyncio.run(second.go())
+    assert [row.row for row in second.rows()] == list(range(100))
+    assert not second.errors()
+
+
+def test_stop_while_the_engine_is_started_again(tmp_path: Path) -> None:
+    """Asked to stop while the engine comes back, the loop asks it nothing more."""
+    run = Run(tmp_path, 100, Recorder(max_in_flight=8, crash_on=20, delay_s=0.001, start_s=0.03))
+
+    async def go() -> bool:
+        async def later() -> None:
+            while not run.revived:
+                await asyncio.sleep(0)
+            asked = len(run.engine.asked)
+            run.stop.request()
+            while not run.engine.starts:
+                await asyncio.sleep(0.001)
+            await asyncio.sleep(0.02)
+            assert len(run.engine.asked) == asked
+
+        complete, _ = await asyncio.gather(run.go(), later())
+        return complete
+
+    assert not asyncio.run(go())
+    second = Run(tmp_path, 100, Recorder())
+    assert asyncio.run(second.go())
+    assert [row.row for row in second.rows()] == list(range(100))
+
+
+def test_fail_while_the_engine_is_started_again(tmp_path: Path) -> None:
+    """A run that is lost while the engine comes back asks it nothing more."""
+    run = Run(tmp_path, 100, Recorder(max_in_flight=8, crash_on=20, delay_s=0.001, start_s=0.03))
+
+    async def go() -> None:
+        async def later() -> None:
+            while not run.revived:
+                await asyncio.sleep(0)
+            run.stop.fail(Interrupted("taken over"))
+
+        await asyncio.gather(run.go(), later())
+
+    with pytest.raises(Interrupted, match="taken over"):
+        asyncio.run(go())
+    assert len(run.engine.asked) <= 20 + 8

@@ -1,6 +1,5 @@
 """A job whose state lies in an object store: the same protocol, with only the log on this machine."""
 
-import os
 import subprocess
 import time
 from collections.abc import Iterator
@@ -74,7 +73,7 @@ def test_kill_and_resume(machines: tuple[Machine, Machine], tmp_path: Path) -> N
     code, told = one.run(*log)
     assert code == 0
     assert b"already complete" in told
-    assert not os.path.exists(tmp_path / "in.responses.jsonl.xbatch")
+    assert not (tmp_path / "in.responses.jsonl.xbatch").exists()
 
 
 def test_another_machine_goes_on(machines: tuple[Machine, Machine], tmp_path: Path) -> None:

@@ -87,8 +87,9 @@ async def run_job(
                 return True
             await flight.land(wait=not (more and scheduler.hungry))
             if (death := flight.engine_death()) is not None:
-                await restarts.revive(death, journal.counts.total)
+                await restarts.revive(death, flight.progress)
         await flight.drain(stop)
+        flight.withdraw()
         if stop.error is not None:
             raise stop.error
         return scheduler.idle and not flight.take_in(feed) and scheduler.idle
@@ -126,8 +127,15 @@ class _Flight:
         self._request_timeout_s = request_timeout_s
         self._shards: dict[int, Shard] = {}
         self._tasks: dict[asyncio.Task[Outcome], Request] = {}
+        self._submitted: dict[int, Submission] = {}
+        self._answered = self._blamed = 0
         self._landed: asyncio.Queue[asyncio.Task[Outcome] | None] = asyncio.Queue()
         self._death: EngineError | None = None
+
+    @property
+    def progress(self) -> int:
+        """Rows that the engine has settled, also by dying of them; none while it has never answered one."""
+        return self._answered and self._answered + self._blamed
 
     def take_in(self, feed: Feed) -> bool:
         """Read rows while the scheduler is hungry; False if there are no more."""
@@ -153,6 +161,7 @@ class _Flight:
         for request in admitted:
             submission = Submission(request.index, self._scheduler.alone)
             by_shard[self._shards[request.index].id].append(submission)
+            self._submitted[request.index] = submission
         for submissions in by_shard.values():
             self._journal.submit(self._shards[submissions[0].row], submissions)
         for request in admitted:
@@ -174,9 +183,13 @@ class _Flight:
         """If the engine has died, what of; everything that was in flight waits again or is settled as its cause."""
         death, self._death = self._death, None
         if death is not None:
+            for task in [task for task in self._tasks if task.done()]:
+                self._land(task)
+            self._death = None
             self.abandon()
             self._tasks.clear()
             for request in self._scheduler.engine_died():
+                self._blamed += 1
                 self._settle(request, _ENGINE_CRASHED)
         return death
 
@@ -188,6 +201,12 @@ class _Flight:
                     await self.land(wait=True)
         except TimeoutError:
             pass
+
+    def withdraw(self) -> None:
+        """Have nothing held against rows that are left in flight in an engine that lives."""
+        if self._death is None:
+            for request in self._tasks.values():
+                self._journal.withdraw(self._shards[request.index], [self._submitted[request.index]])
 
     def wake(self) -> None:
         """Make `land` return."""
@@ -203,9 +222,11 @@ class _Flight:
         if self._request_timeout_s is None:
             return await self._engine.generate(request)
         try:
-            async with asyncio.timeout(self._request_timeout_s):
+            async with asyncio.timeout(self._request_timeout_s) as limit:
                 return await self._engine.generate(request)
         except TimeoutError:
+            if not limit.expired():
+                raise
             text = f"no answer within {self._request_timeout_s:g} s (--request-timeout)"
             return Failure("request_timeout", text, retryable=True)
 
@@ -218,8 +239,10 @@ class _Flight:
             self._death = e
             return
         self._scheduler.settle(request)
+        self._answered += 1
         self._settle(request, outcome)
 
     def _settle(self, row: Request | Rejected, outcome: Outcome) -> None:
         line = self._respond(row.index, row.custom_id, outcome)
+        self._submitted.pop(row.index, None)
         self._journal.append(self._shards.pop(row.index), Record.of(row.index, outcome, line))

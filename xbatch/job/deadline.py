@@ -33,6 +33,8 @@ def seconds_until(text: str, now: datetime) -> float:
         return seconds(text)
     if "T" not in text and " " not in text:
         hour, minute, *second = (int(part) for part in text.split(":"))
+        if len(second) > 1:
+            raise ValueError(f"{text!r} is no time of day")
         then = now.replace(hour=hour, minute=minute, second=second[0] if second else 0, microsecond=0)
         if then <= now:
             then += timedelta(days=1)

@@ -99,7 +99,13 @@ def merged(before: dict[str, Any], now: dict[str, Any]) -> dict[str, Any]:
     """The identity of a job that goes on with changes: its inputs keep their places, new ones come last."""
     by_uri = {each["uri"]: each for each in now["inputs"]}
     kept = [by_uri.pop(each["uri"], each) for each in before["inputs"]]
-    return {**now, "inputs": [*kept, *by_uri.values()], "extended": bool(by_uri) or before.get("extended", False)}
+    known = {"model_version": now["model_version"] or before["model_version"]}
+    return {
+        **now,
+        **known,
+        "inputs": [*kept, *by_uri.values()],
+        "extended": bool(by_uri) or before.get("extended", False),
+    }
 
 
 def _input(uri: str, found: Stat) -> dict[str, Any]:

@@ -48,6 +48,8 @@ class RoundFile(msgspec.Struct, frozen=True):
     at: str
     every: bool
     """Every failed row, not only those that could be tried again."""
+    rows: int
+    """Of the job at that time: those that an extension has added later are not among them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -161,11 +163,11 @@ class StateFolder:
         except (zstandard.ZstdError, msgspec.MsgspecError) as e:
             raise StorageError(f"{self.uri}/{_PLAN} is damaged: {e}") from e
 
-    def begin_round(self, *, every: bool) -> None:
+    def begin_round(self, *, every: bool, rows: int) -> None:
         """Begin to run failed rows again; the job is not complete until that is done."""
         self.store.delete("report.json")
         number = len(self.rounds()) + 1
-        data = _pretty(RoundFile(self.job().job, _now(), every))
+        data = _pretty(RoundFile(self.job().job, _now(), every, rows))
         self.store.put_if_absent(f"{round_prefix(number)}round.json", data)
         crash.here("round-begun")
 

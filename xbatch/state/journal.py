@@ -104,6 +104,11 @@ class Journal:
         with storage.translated(str(self._layer.folder)):
             self._log(shard).submit(submissions)
 
+    def withdraw(self, shard: Shard, submissions: list[Submission]) -> None:
+        """Note that rows of a shard were taken back from an engine that lives: they are suspected of nothing."""
+        with storage.translated(str(self._layer.folder)):
+            self._log(shard).withdraw(submissions)
+
     def append(self, shard: Shard, record: Record) -> None:
         """Settle a row of a shard."""
         self._raise_trouble()

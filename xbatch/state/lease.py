@@ -84,7 +84,7 @@ class Lease:
         self._lost = lost
         self._tell = tell
         self._worker = uuid.uuid4().hex[:12]
-        self._host = os.environ.get("XBATCH_HOST") or socket.gethostname()
+        self._host = this_host()
         self._beats = 0
         self._lock_fd: int | None = None
         self._ended = threading.Event()
@@ -96,6 +96,17 @@ class Lease:
         Raises Interrupted, naming the holder, if it lives.
         """
         self._lock()
+        try:
+            self._take()
+        except BaseException:
+            self._unlock()
+            raise
+        crash.here("lease-taken")
+        self._tidy()
+        self._beat()
+        self._thread.start()
+
+    def _take(self) -> None:
         while True:
             epoch, holder = self._newest()
             if holder is not None:
@@ -104,10 +115,11 @@ class Lease:
             if self._store.put_if_absent(_key(epoch + 1), data):
                 break
         self.epoch = epoch + 1
-        crash.here("lease-taken")
-        self._tidy()
-        self._beat()
-        self._thread.start()
+
+    def _unlock(self) -> None:
+        if self._lock_fd is not None:
+            os.close(self._lock_fd)
+            self._lock_fd = None
 
     def check(self) -> None:
         """Raise Interrupted if another process has taken the job over."""
@@ -122,6 +134,7 @@ class Lease:
             farewell = threading.Thread(target=self._farewell, daemon=True)
             farewell.start()
             farewell.join(_FAREWELL_S)
+            self._unlock()
 
     def _farewell(self) -> None:
         if self._thread.is_alive():
@@ -209,6 +222,11 @@ class Lease:
         self._beats += 1
         beat = Heartbeat(self._worker, self._host, os.getpid(), self._beats, time.time(), state or now, progress)
         self._store.put(f"workers/{self._worker}.json", msgspec.json.encode(beat))
+
+
+def this_host() -> str:
+    """How this machine is called; XBATCH_HOST says so where the system's own name is not unique."""
+    return os.environ.get("XBATCH_HOST") or socket.gethostname()
 
 
 def read_heartbeat(store: Store, worker: str) -> Heartbeat | None:

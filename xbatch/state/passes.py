@@ -52,17 +52,17 @@ class Passes:
         """Every row of the last pass is settled."""
         return self.current.counts.total >= self.total
 
-    def failed(self, *, every: bool) -> Targets:
-        """Rows whose last response is a failure: every one, or only those that could be tried again.
+    def failed(self, *, every: bool, rows: int) -> Targets:
+        """Of the first `rows` rows those whose last response is a failure, or only those that could be tried again.
 
         All passes must be complete and closed.
         """
         wanted = {Kind.RETRYABLE, Kind.FAILED} if every else {Kind.RETRYABLE}
         found = {}
         for shard in self.shards:
-            counts = self._journals[0].counts_of(shard)
-            if counts.failed if every else counts.retryable:
-                indexes = frozenset(row.row for row in self.rows(shard) if row.kind in wanted)
+            counts = [journal.counts_of(shard) for journal in self._journals]
+            if any(each.failed if every else each.retryable for each in counts):
+                indexes = frozenset(row.row for row in self.rows(shard) if row.kind in wanted and row.row < rows)
                 if indexes:
                     found[shard.id] = indexes
         return found
@@ -105,12 +105,14 @@ def next_round(passes: Passes, folder: StateFolder, wanted: Literal["retryable",
     """
     begun = folder.rounds()
     while passes.rounds < len(begun):
-        passes.begin(passes.failed(every=begun[passes.rounds].every))
+        last = begun[passes.rounds]
+        passes.begin(passes.failed(every=last.every, rows=last.rows))
         if not passes.complete:
             return True
         passes.current.close()
-    if wanted is None or not (targets := passes.failed(every=wanted == "all")):
+    every, rows = wanted == "all", sum(shard.rows for shard in passes.shards)
+    if wanted is None or not (targets := passes.failed(every=every, rows=rows)):
         return False
-    folder.begin_round(every=wanted == "all")
+    folder.begin_round(every=every, rows=rows)
     passes.begin(targets)
     return True

@@ -52,7 +52,7 @@ class Segment:
             self.header = msgspec.json.decode(head, type=Header)
         except (zstandard.ZstdError, msgspec.MsgspecError) as e:
             raise StorageError(f"{name} is damaged: {e}") from e
-        if self.raw.pop() or len(self.raw) != self.header.counts.total:
+        if not self.raw or self.raw.pop() or len(self.raw) != self.header.counts.total:
             raise StorageError(f"{name} is damaged: it does not hold the rows that it should")
 
     def indexes(self) -> Iterator[int]:

@@ -3,7 +3,7 @@
 import os
 import threading
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,7 +16,7 @@ from xbatch.errors import StorageError
 from xbatch.rows.shard import Shard
 from xbatch.state import segments, wal
 from xbatch.state.records import Counts, Record
-from xbatch.state.wal import Submission
+from xbatch.state.wal import Submission, Tally
 from xbatch.storage import Store
 
 
@@ -134,6 +134,8 @@ class ShardLog:
         for entry in wal.read(path, self._header):
             if isinstance(entry, Submission):
                 self._strike(entry)
+            elif isinstance(entry, Tally):
+                self._submitted[entry.row] = Strikes(entry.times, entry.alone)
             elif entry.index not in self._settled:
                 self._settle(entry)
                 counts.take(entry)
@@ -146,6 +148,16 @@ class ShardLog:
             for each in submissions:
                 self._strike(each)
             wal.write_submitted(self._open(), submissions)
+
+    def withdraw(self, submissions: list[Submission]) -> None:
+        """Note that rows were taken back from an engine that lives."""
+        with self._lock:
+            for row, alone in submissions:
+                strikes = self._submitted.pop(row, Strikes(1, alone))
+                left = Strikes(strikes.times - 1, strikes.alone - alone)
+                wal.write_tallies(self._open(), [Tally(row, *left)])
+                if left.times:
+                    self._submitted[row] = left
 
     def append(self, record: Record) -> bool:
         """Settle a row; False if it was settled already."""
@@ -215,9 +227,12 @@ class ShardLog:
             if not folder.exists():
                 folder.mkdir(parents=True)
                 storage.sync_folder(folder.parent)
-            self._path = folder / f"{self.shard.name}-{self._logs:04d}.wal"
-            self._logs += 1
-            self._fd, self._unnamed = wal.create(self._path, self._header), True
+            while self._fd is None:
+                self._path = folder / f"{self.shard.name}-{self._logs:04d}.wal"
+                self._logs += 1
+                with suppress(FileExistsError):  # another job's, where leases began anew
+                    self._fd = wal.create(self._path, self._header)
+            self._unnamed = True
         return self._fd
 
     def _strike(self, submission: Submission) -> None:
@@ -234,18 +249,21 @@ class ShardLog:
         """End the log and begin another one when there is something to write; return all that have ended."""
         with self._lock:
             fd, self._fd = self._fd, None
+            unnamed, self._unnamed = self._unnamed, False
             if fd is not None and self._path is not None:
                 self._closed_logs.append(self._path)
             self._dirty = False
             self.unsealed_bytes, self.unsealed_since_s = 0, None
             logs = list(self._closed_logs)
             if self._submitted and logs:
-                wal.write_submitted(self._open(), _repeated(self._submitted))
+                wal.write_tallies(self._open(), (Tally(row, *each) for row, each in self._submitted.items()))
         if fd is not None:
             try:
                 os.fdatasync(fd)
             finally:
                 os.close(fd)
+            if unnamed:
+                storage.sync_folder(self._layer.logs())
         crash.here("wal-rotated")
         return logs
 
@@ -268,9 +286,3 @@ class ShardLog:
         if not layer.store.put_if_absent(key, data) and layer.read_done(self.shard) is None:
             layer.store.put(key, data)
         crash.here("done-written")
-
-
-def _repeated(submitted: dict[int, Strikes]) -> Iterator[Submission]:
-    for index, strikes in submitted.items():
-        for turn in range(strikes.times):
-            yield Submission(index, turn < strikes.alone)

@@ -1,7 +1,6 @@
 """Where a job stands, read from its state alone and changing nothing."""
 
 import os
-import socket
 import time
 from collections.abc import Iterator
 from dataclasses import replace
@@ -12,7 +11,7 @@ import msgspec
 from xbatch.rows.shard import Shard
 from xbatch.state.folder import StateFolder, round_prefix
 from xbatch.state.journal import old_logs
-from xbatch.state.lease import Heartbeat, Holder, read_heartbeat
+from xbatch.state.lease import Heartbeat, Holder, read_heartbeat, this_host
 from xbatch.state.records import Counts
 from xbatch.state.shard_log import Layer, ShardLog
 
@@ -103,7 +102,7 @@ def _shown(beat: Heartbeat) -> dict[str, Any]:
 def _alive(beat: Heartbeat, age_s: float, term_s: float) -> bool:
     if beat.state == "gone" or age_s >= term_s:
         return False
-    if beat.host != socket.gethostname():
+    if beat.host != this_host():
         return True
     try:
         os.kill(beat.pid, 0)

@@ -6,7 +6,8 @@ log of another job is never taken for this one's. Then, each with a letter in fr
 
 - `C`, a settled row: `index u64 | kind u8 | prompt tokens u32 | completion tokens u32 | line`;
 - `S`, rows that were submitted to an engine: `index u64 | alone u8` for each. Rows that were submitted and not settled
-  were in flight when the process died: who is among them time and again is suspected of killing the engine.
+  were in flight when the process died: who is among them time and again is suspected of killing the engine;
+- `T`, what holds of such rows in place of all that was said before: `index u64 | times u32 | alone u32` for each.
 """
 
 import os
@@ -25,6 +26,7 @@ from xbatch.state.records import Kind, Record
 _FRAME = struct.Struct("<2sII")
 _RECORD = struct.Struct("<QBII")
 _SUBMISSION = struct.Struct("<QB")
+_TALLY = struct.Struct("<QII")
 _MAGIC = b"XW"
 
 
@@ -36,7 +38,15 @@ class Submission(NamedTuple):
     """No other row was in flight, or could come to be."""
 
 
-Entry: TypeAlias = Record | Submission
+class Tally(NamedTuple):
+    """How often a row that has no outcome was handed to an engine, all in all, and how often of these alone."""
+
+    row: int
+    times: int
+    alone: int
+
+
+Entry: TypeAlias = Record | Submission | Tally
 
 
 def create(path: Path, header: dict[str, str]) -> int:
@@ -58,6 +68,11 @@ def write_submitted(fd: int, submissions: Iterable[Submission]) -> None:
     _write(fd, _frame(b"S" + b"".join(_SUBMISSION.pack(*each) for each in submissions)))
 
 
+def write_tallies(fd: int, tallies: Iterable[Tally]) -> None:
+    """Add what holds of submitted rows from here on, whatever earlier logs and frames say of them."""
+    _write(fd, _frame(b"T" + b"".join(_TALLY.pack(*each) for each in tallies)))
+
+
 def read(path: Path, header: dict[str, str]) -> Iterator[Entry]:
     """What a log holds, in order, up to the first damaged frame; nothing if it is another job's or shard's.
 
@@ -71,6 +86,8 @@ def read(path: Path, header: dict[str, str]) -> Iterator[Entry]:
             index, kind, prompt_tokens, completion_tokens = _RECORD.unpack_from(payload, 1)
             line = payload[1 + _RECORD.size :]
             yield Record(index, Kind(kind), Usage(prompt_tokens, completion_tokens), line)
+        elif payload.startswith(b"T"):
+            yield from map(Tally._make, _TALLY.iter_unpack(payload[1:]))
         else:
             for index, alone in _SUBMISSION.iter_unpack(payload[1:]):
                 yield Submission(index, bool(alone))

@@ -1,6 +1,7 @@
 """The engine: vLLM's AsyncLLM, with vLLM's own serving classes making the bodies."""
 
 import asyncio
+import gc
 import os
 from argparse import Namespace
 from collections.abc import Mapping
@@ -37,14 +38,17 @@ _STREAMING_FIELDS = ("stream", "stream_options")
 class VllmEngine:
     """Answers as `vllm serve` of the installed version would, field by field.
 
-    `settings` are the arguments of `vllm serve` by name; what they leave open is chosen for throughput.
+    `settings` are the arguments of `vllm serve` by name; what they leave open is chosen for throughput. `owner` is
+    what only one living process can own, such as a job; processes of its engine that an earlier process has left
+    behind are ended at the start.
     """
 
-    def __init__(self, model: str, served_names: list[str], settings: Mapping[str, Any]) -> None:
+    def __init__(self, model: str, served_names: list[str], settings: Mapping[str, Any], owner: str = "") -> None:
         self.max_in_flight = 1
         self.description = ""
         self._model = model
         self._settings = {"model": model, "served_model_name": served_names, **settings}
+        self._processes = process.EngineProcesses(owner)
         self._llm: AsyncLLM | None = None
         self._state = State()
 
@@ -60,29 +64,34 @@ class VllmEngine:
         self._args = arguments.parse(self._settings | {c.name: c.value for c in choices})
         self._args.disable_log_stats = True
         try:
-            self._config = AsyncEngineArgs.from_cli_args(self._args).create_engine_config(UsageContext.LLM_CLASS)
+            config = self._make_config()
         except (ValueError, TypeError, OSError) as e:
             raise UsageError(f"vLLM does not take these settings: {_first_line(e)}") from e
-        self.max_in_flight = _IN_FLIGHT_PER_SEQUENCE * self._config.scheduler_config.max_num_seqs
-        self.description = _describe(choices, self._config)
+        self.max_in_flight = _IN_FLIGHT_PER_SEQUENCE * config.scheduler_config.max_num_seqs
+        self.description = _describe(choices, config)
 
     async def start(self) -> None:
         """Load the model. Blocks the event loop: nothing can be answered meanwhile anyway.
 
-        Raises EngineError.
+        After `close` it may be called again. Raises EngineError.
         """
         try:
-            self._llm = AsyncLLM.from_vllm_config(
-                self._config, usage_context=UsageContext.LLM_CLASS, disable_log_stats=True
-            )
-            tasks = await self._llm.get_supported_tasks()
-            if "generate" not in tasks:
-                raise UsageError(f"{self._model} does not generate text; it does {', '.join(tasks)}")
-            await init_app_state(self._llm, self._state, self._args, tasks)
+            with self._processes.starting():
+                # A start adds to the configuration what it finds out, so each has its own.
+                self._llm = AsyncLLM.from_vllm_config(
+                    self._make_config(), usage_context=UsageContext.LLM_CLASS, disable_log_stats=True
+                )
+                tasks = await self._llm.get_supported_tasks()
+                if "generate" not in tasks:
+                    raise UsageError(f"{self._model} does not generate text; it does {', '.join(tasks)}")
+                await init_app_state(self._llm, self._state, self._args, tasks)
         except UsageError:
             raise
         except Exception as e:
             raise EngineError(f"vLLM could not start: {_first_line(e)}") from e
+
+    def _make_config(self) -> Any:
+        return AsyncEngineArgs.from_cli_args(self._args).create_engine_config(UsageContext.LLM_CLASS)
 
     async def generate(self, request: Request) -> Outcome:
         """Answer one request by vLLM's serving classes.
@@ -98,31 +107,54 @@ class VllmEngine:
             return await refusals.refuse_invalid(e, body)
         except Exception as e:  # noqa: BLE001 - some of vLLM's validators raise what pydantic lets through
             return refusals.refuse_exception(e)
+        llm = self._llm
         try:
             answer = await self._serve(typed)
-        except EngineDeadError as e:
-            raise EngineError(f"vLLM's engine has died: {_first_line(e)}") from e
+        except asyncio.CancelledError:
+            if not _is_cancelled():
+                self._check_alive(llm, None)
+            raise
         except Exception as e:  # noqa: BLE001 - vLLM's server answers any exception with an error body
+            self._check_alive(llm, e)
             return refusals.refuse_exception(e)
-        if (task := asyncio.current_task()) is not None and task.cancelling():
+        if _is_cancelled():
             # vLLM answers a cancelled request with "Client disconnected"; here nobody is there to read it.
             raise asyncio.CancelledError
         if hasattr(answer, "error"):
+            # What waits for an engine when it dies is cancelled by vLLM too, and answered as above.
+            self._check_alive(llm, None)
             return refusals.refuse(answer)
         usage = Usage(answer.usage.prompt_tokens, answer.usage.completion_tokens or 0)
         return Completion(answer.model_dump_json().encode(), usage)
 
     async def _serve(self, typed: Any) -> Any:
+        if self._llm is None:
+            raise EngineDeadError
         if isinstance(typed, ChatCompletionRequest):
             return await self._state.openai_serving_chat.create_chat_completion(typed)
         return await self._state.openai_serving_completion.create_completion(typed)
 
+    def _check_alive(self, llm: AsyncLLM | None, error: Exception | None) -> None:
+        """Raise EngineError if the engine that was asked has died: what vLLM answers then is not about the request."""
+        if isinstance(error, EngineDeadError) or llm is not self._llm or llm is None or llm.errored:
+            # What vLLM says of a dead engine is the same whatever the reason; its log has it.
+            why = "" if error is None or isinstance(error, EngineDeadError) else f": {_first_line(error)}"
+            raise EngineError(f"vLLM's engine has died{why}") from error
+
     def close(self) -> None:
-        """End the engine's processes."""
-        process.kill_children()
+        """End the engine's processes; calls in flight raise EngineError."""
+        self._processes.kill()
         if self._llm is not None:
+            self._llm.output_processor.propagate_error(EngineDeadError())
             self._llm.shutdown()
-            self._llm = None
+        self._llm, self._state = None, State()
+        self._processes.wait()
+        gc.collect()  # vLLM's objects hold each other, and with them threads and sockets
+
+
+def _is_cancelled() -> bool:
+    task = asyncio.current_task()
+    return task is not None and task.cancelling() > 0
 
 
 def _look_at_machine(model: str, args: Namespace) -> Machine:

@@ -1,12 +1,27 @@
-"""The processes of an engine: how much memory is left for them, and how they are ended."""
+"""The processes of an engine: how much memory is left for them, how they are found, and how they are ended."""
 
 import contextlib
+import hashlib
 import os
+import secrets
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from multiprocessing import resource_tracker
 from pathlib import Path
 
 import psutil
 
+from xbatch.engines.vllm import watchdog
+
 _CGROUP = Path("/sys/fs/cgroup")
+_END_S = 10.0
+"""A killed process is given this long to be gone: a GPU's memory is free only then."""
+_VARIABLES = {
+    "VLLM_WORKER_MULTIPROC_METHOD": "spawn",  # a forked process would not show the mark
+    "SPT_NOENV": "1",  # setproctitle would write over the mark
+}
 
 
 def free_memory_bytes() -> int:
@@ -18,15 +33,101 @@ def free_memory_bytes() -> int:
     return max(free, 0)
 
 
-def kill_children() -> None:
-    """End every process that this one has started, and theirs, at once.
+def mark_of(owner: str) -> str:
+    """What the mark of every process begins with that is started for `owner`."""
+    return hashlib.sha256(owner.encode()).hexdigest()[:32]
 
-    An engine holds nothing that must be saved. The trackers of shared memory are left alone: they end by
-    themselves and take what the others have left behind with them.
+
+class EngineProcesses:
+    """The processes of an engine, none of which outlives this one, however it ends.
+
+    `owner` is what no two living processes own at a time, such as a job: processes that an earlier process has left
+    behind for the same owner are ended at the start. Without one nothing is taken for left behind.
     """
-    children = psutil.Process(os.getpid()).children(recursive=True)
-    for child in children:
-        with contextlib.suppress(psutil.NoSuchProcess):
-            if not any("resource_tracker" in word for word in child.cmdline()):
+
+    def __init__(self, owner: str) -> None:
+        self._leftovers = mark_of(owner) if owner else ""
+        self._mark = ""
+        self._watchdog: subprocess.Popen[bytes] | None = None
+
+    @contextlib.contextmanager
+    def starting(self) -> Iterator[None]:
+        """Whatever process is started inside belongs to the engine."""
+        self.kill()
+        self.wait()
+        if self._leftovers:
+            _end(self._leftovers)
+        # A watchdog must not take the next start's processes for its own, so each start has a mark of its own.
+        self._mark = f"{self._leftovers or secrets.token_hex(16)}.{secrets.token_hex(8)}"
+        self._watchdog = _start_watchdog(self._mark)
+        os.environ.update(_VARIABLES)
+        os.environ[watchdog.VARIABLE] = self._mark
+        try:
+            yield
+        finally:
+            del os.environ[watchdog.VARIABLE]
+
+    def kill(self) -> None:
+        """Send SIGKILL to every process of the engine, for it holds nothing that must be saved."""
+        if self._watchdog is None:
+            return
+        for child in self._children():
+            with contextlib.suppress(psutil.NoSuchProcess):
                 child.kill()
-    psutil.wait_procs(children, timeout=2)
+        watchdog.kill(self._mark)
+
+    def wait(self) -> None:
+        """Wait until the killed processes are gone, then let go of their shared memory and of the watchdog."""
+        if self._watchdog is None:
+            return
+        is_over = _end(self._mark)
+        _, alive = psutil.wait_procs(self._children(), timeout=_END_S)
+        if is_over and not alive:
+            _clean_shared_memory()
+        self._watchdog.kill()
+        self._watchdog.wait()
+        self._watchdog = None
+        self._mark = ""
+
+    def _children(self) -> list[psutil.Process]:
+        """The descendants of this process, but for the watchdog and for trackers, which have their own time to end."""
+        spared = self._watchdog.pid if self._watchdog is not None else 0
+        children: list[psutil.Process] = psutil.Process().children(recursive=True)
+        return [child for child in children if child.pid != spared and not _is_tracker(child)]
+
+
+def _is_tracker(process: psutil.Process) -> bool:
+    with contextlib.suppress(psutil.Error):
+        return any("resource_tracker" in word for word in process.cmdline())
+    return False
+
+
+def _clean_shared_memory() -> None:
+    """Have the tracker of shared memory remove now what killed processes have left, not when this one ends.
+
+    A restart would find /dev/shm fuller each time. The next start gets a tracker of its own.
+    """
+    with contextlib.suppress(AttributeError, OSError):  # it has no public name
+        resource_tracker._resource_tracker._stop()  # type: ignore[attr-defined]  # noqa: SLF001
+
+
+def _end(mark: str) -> bool:
+    """Kill all that have the mark until none is left, for each may have started others; tells whether none is."""
+    until_s = time.monotonic() + _END_S
+    while watchdog.kill(mark):
+        if time.monotonic() > until_s:
+            return False
+        time.sleep(0.02)
+    return True
+
+
+def _start_watchdog(mark: str) -> "subprocess.Popen[bytes]":
+    return subprocess.Popen(  # noqa: S603 - our own interpreter and our own file
+        [sys.executable, "-I", "-S", watchdog.__file__, str(os.getpid()), mark],
+        cwd="/",
+        env={name: value for name, value in os.environ.items() if name != watchdog.VARIABLE},
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        start_new_session=True,
+    )

@@ -17,6 +17,7 @@ except ImportError:  # vLLM 0.23
     from vllm.entrypoints.serve.utils.error_response import create_error_response
     from vllm.entrypoints.serve.utils.server_utils import validation_exception_handler
 
+_ANOTHER_TIME = (HTTPStatus.REQUEST_TIMEOUT, HTTPStatus.TOO_MANY_REQUESTS)
 _SERVER = SimpleNamespace(app=SimpleNamespace(state=SimpleNamespace(args=SimpleNamespace(log_error_stack=False))))
 
 
@@ -38,5 +39,5 @@ def refuse(response: Any) -> Failure:
 
 
 def _failure(status_code: int, body: bytes) -> Failure:
-    retryable = status_code >= HTTPStatus.INTERNAL_SERVER_ERROR or status_code == HTTPStatus.TOO_MANY_REQUESTS
+    retryable = status_code >= HTTPStatus.INTERNAL_SERVER_ERROR or status_code in _ANOTHER_TIME
     return Failure("api_error", f"status {status_code}", retryable, status_code, body)

@@ -1,0 +1,273 @@
+"""A job's identity: what may not change unnoticed between two runs of it."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from xbatch.errors import UsageError
+from xbatch.job.fingerprint import EDGE_BYTES, edges, model_version
+from xbatch.job.identity import SPEED_ONLY, agree, changes, identify, merged
+from xbatch.job.spec import JobSpec
+from xbatch.storage import Stat, stat
+
+JOB = "out.xbatch belongs to job 12345678, begun 2026-03-31,"
+
+
+def one(uri: str, size_bytes: int = 1000, version: str = "1", edges: str | None = "e") -> dict[str, Any]:
+    return {"uri": uri, "size_bytes": size_bytes, "version": version, **({} if edges is None else {"edges": edges})}
+
+
+def identity(*inputs: dict[str, Any], **fields: Any) -> dict[str, Any]:
+    known = {"model": "demo", "engine": "vllm 0.32", "model_version": "abc", "format": "batch", "max_line_bytes": 9}
+    known |= {"served_model_name": [], "lora_modules": {}, "engine_args": {"dtype": "float32"}}
+    return {"inputs": list(inputs or [one("a.jsonl")]), **known, **fields}
+
+
+def same(_: str) -> bool:
+    return True
+
+
+def other(_: str) -> bool:
+    return False
+
+
+def test_nothing_changed() -> None:
+    """A run like the one before has changed nothing, and no input is read to find that out."""
+
+    def read(uri: str) -> bool:
+        raise AssertionError(uri)
+
+    assert changes(identity(), identity(), read) == []
+    assert agree(JOB, [], [], extend=False) == []
+
+
+FIELDS = [
+    ({"model": "other"}, "model", "demo", "other"),
+    ({"engine": "vllm 0.33"}, "engine", "vllm 0.32", "vllm 0.33"),
+    ({"model_version": "def"}, "model_version", "abc", "def"),
+    ({"format": "plain"}, "format", "batch", "plain"),
+    ({"max_line_bytes": 0}, "max_line_bytes", "9", "0"),
+    ({"served_model_name": ["x"]}, "served_model_name", "none", "['x']"),
+    ({"lora_modules": {"x": "/y"}}, "lora_modules.x", "none", "/y"),
+    ({"engine_args": {"dtype": "half"}}, "engine_args.dtype", "float32", "half"),
+    ({"engine_args": {}}, "engine_args.dtype", "float32", "none"),
+    ({"engine_args": {"dtype": "float32", "seed": "1"}}, "engine_args.seed", "none", "1"),
+]
+
+
+@pytest.mark.parametrize(("fields", "field", "before", "now"), FIELDS)
+def test_changed_setting(fields: dict[str, Any], field: str, before: str, now: str) -> None:
+    """Whatever changes answers is refused with both values and the flag that accepts it; then it is accepted."""
+    [change] = changes(identity(), identity(**fields), same)
+    assert (change.field, change.before, change.now) == (field, before, now)
+    with pytest.raises(UsageError) as caught:
+        agree(JOB, [change], [], extend=True)
+    assert f"  {field}  {before} -> {now}\n" in str(caught.value)
+    assert f"go on knowingly by --accept-change {field}, or" in str(caught.value)
+    for accepted in (field, field.partition(".")[0]):
+        assert agree(JOB, [change], [accepted], extend=False) == [field]
+
+
+@pytest.mark.parametrize("name", ["engine_args.dtyp", "engine", "dtype", "engine_args.dtype.x", ""])
+def test_only_what_is_named_is_accepted(name: str) -> None:
+    """A name accepts a field, or all fields below it, and no other one that begins alike."""
+    changed = changes(identity(), identity(engine_args={"dtype": "half"}), same)
+    with pytest.raises(UsageError):
+        agree(JOB, changed, [name], extend=False)
+
+
+@pytest.mark.parametrize(("before", "now"), [(None, "abc"), ("abc", None), (None, None)])
+def test_unknown_model_version(before: str | None, now: str | None) -> None:
+    """A model that is still to be downloaded has not changed."""
+    assert changes(identity(model_version=before), identity(model_version=now), same) == []
+
+
+def test_all_that_has_changed_is_told_at_once() -> None:
+    """The refusal holds every field that is not accepted, and only these, each with its way on."""
+    now = identity(one("a.jsonl"), one("b.jsonl"), model="other", format="plain")
+    changed = changes(identity(), now, same)
+    assert {change.field for change in changed} == {"inputs.b.jsonl", "model", "format"}
+    with pytest.raises(UsageError) as caught:
+        agree(JOB, changed, ["format"], extend=False)
+    text = str(caught.value)
+    assert text.startswith(f"{JOB} with other inputs or settings:\n")
+    assert "inputs.b.jsonl  not among the inputs -> 1,000 bytes, version 1\n" in text
+    assert "\n  format" not in text
+    assert "--extend" in text
+    assert "--accept-change model" in text
+    assert sorted(agree(JOB, changed, ["format", "model"], extend=True)) == ["format", "inputs.b.jsonl", "model"]
+
+
+# Inputs.
+
+
+def test_touched_input() -> None:
+    """An input of which only the time has changed, and whose bytes are the same, has not changed."""
+    asked: list[str] = []
+
+    def read(uri: str) -> bool:
+        asked.append(uri)
+        return True
+
+    assert changes(identity(), identity(one("a.jsonl", version="2")), read) == []
+    assert asked == ["a.jsonl"]
+
+
+@pytest.mark.parametrize(
+    ("now", "alike"),
+    [(one("a.jsonl", version="2"), other), (one("a.jsonl", version="2", edges="f"), same)],
+    ids=["middle", "edges"],
+)
+def test_edited_input_of_the_same_size(now: dict[str, Any], alike: Any) -> None:
+    """An input with other bytes has changed, and goes on only if the user accepts that."""
+    [change] = changes(identity(), identity(now), alike)
+    assert change.field == "inputs.a.jsonl"
+    with pytest.raises(UsageError, match=r"go on knowingly by --accept-change inputs\.a\.jsonl, or"):
+        agree(JOB, [change], [], extend=True)
+    for accepted in ("inputs.a.jsonl", "inputs"):
+        assert agree(JOB, [change], [accepted], extend=False) == ["inputs.a.jsonl"]
+
+
+def test_replaced_object_of_the_same_size() -> None:
+    """An object in a store with another ETag has changed: nobody reads it all to find out that it has not."""
+    before, now = (identity(one("s3://b/a.jsonl", version=v, edges="")) for v in "12")
+    [change] = changes(before, now, same)
+    assert agree(JOB, [change], ["inputs.s3://b/a.jsonl"], extend=False) == ["inputs.s3://b/a.jsonl"]
+
+
+@pytest.mark.parametrize("size_bytes", [999, 1001])
+def test_input_of_another_size(size_bytes: int) -> None:
+    """An input of another size can't be accepted: rows would not be where the job knows them to be."""
+    [change] = changes(identity(), identity(one("a.jsonl", size_bytes, "2")), same)
+    with pytest.raises(UsageError) as caught:
+        agree(JOB, [change], ["inputs", "inputs.a.jsonl"], extend=True)
+    assert f"inputs.a.jsonl  1,000 bytes, version 1 -> {size_bytes:,} bytes, version 2" in str(caught.value)
+    assert "knowingly" not in str(caught.value)
+
+
+def test_missing_input() -> None:
+    """An input that the job has and this run has not can't be accepted."""
+    [change] = changes(identity(one("a"), one("b")), identity(one("a")), same)
+    with pytest.raises(UsageError, match=r"inputs\.b  .* -> not among the inputs"):
+        agree(JOB, [change], ["inputs", "inputs.b"], extend=True)
+
+
+def test_further_input() -> None:
+    """An input that has come since is taken in by --extend, and by nothing else."""
+    [change] = changes(identity(one("a")), identity(one("a"), one("b")), same)
+    with pytest.raises(UsageError, match="go on knowingly by --extend, or"):
+        agree(JOB, [change], ["inputs", "inputs.b"], extend=False)
+    assert agree(JOB, [change], [], extend=True) == ["inputs.b"]
+
+
+def test_other_order() -> None:
+    """The same inputs in another order are another job, for the output would be another."""
+    [change] = changes(identity(one("a"), one("b")), identity(one("b"), one("a")), same)
+    assert (change.field, change.before, change.now) == ("inputs", "a b", "b a")
+    with pytest.raises(UsageError):
+        agree(JOB, [change], ["inputs"], extend=True)
+
+
+def test_merged() -> None:
+    """A job that goes on keeps its inputs' places; changed ones are as they are now, further ones come last."""
+    before = identity(one("b"), one("a"), format="batch")
+    now = identity(one("a", version="2"), one("c"), one("b"), format="plain")
+    goes_on = merged(before, now)
+    assert goes_on["inputs"] == [one("b"), one("a", version="2"), one("c")]
+    assert goes_on["format"] == "plain"
+    assert goes_on["extended"]
+    assert not merged(before, before)["extended"]
+    assert merged(goes_on, now)["extended"]
+
+
+def test_extended_job_in_any_order() -> None:
+    """Once a job was extended, the order in which its inputs are named is not the order of its rows any more."""
+    goes_on = merged(identity(one("b")), identity(one("a"), one("b")))
+    assert [each["uri"] for each in goes_on["inputs"]] == ["b", "a"]
+    assert changes(goes_on, identity(one("a"), one("b")), same) == []
+    [change] = changes(goes_on, identity(one("b")), same)
+    assert change.field == "inputs.a"
+
+
+def test_merged_agrees_with_itself() -> None:
+    """What was accepted once is not asked for again."""
+    before = identity(one("a"), model="m")
+    now = identity(one("a", version="2", edges="f"), one("b"), model="n", engine_args={})
+    assert changes(merged(before, now), now, other) == []
+
+
+# What goes into it.
+
+
+def test_speed_is_no_part_of_it() -> None:
+    """Settings that make the engine faster or slower, and those of the fake one, may change."""
+    slow = JobSpec(inputs=["a"], engine_args={"dtype": "half"})
+    fast = JobSpec(inputs=["a"], engine_args={"dtype": "half", **dict.fromkeys(SPEED_ONLY, "2"), "delay_s": "1"})
+    assert identify(slow, {}, "m", {}) == identify(fast, {}, "m", {})
+
+
+def test_content_of_a_named_file(tmp_path: Path) -> None:
+    """A setting that names a file, such as a chat template, has changed when the file has."""
+    template = tmp_path / "template.jinja"
+    spec = JobSpec(inputs=["a"], engine_args={"chat_template": str(template)})
+    found = []
+    for content in ("one", "one", "two"):
+        template.write_text(content, "utf-8")
+        found.append(identify(spec, {}, "m", {}))
+    assert found[0] == found[1] != found[2]
+    [change] = changes(found[1] | {"inputs": []}, found[2] | {"inputs": []}, same)
+    assert change.field == "engine_args.chat_template"
+
+
+def test_inputs_by_content_and_time(tmp_path: Path) -> None:
+    """An input is known by size, version, and the digest of its ends if it lies on this machine."""
+    path = tmp_path / "a.jsonl"
+    path.write_bytes(b"x" * 10)
+    spec = JobSpec(inputs=[str(path)])
+    [found] = identify(spec, {str(path): stat(str(path))}, None, {})["inputs"]
+    assert found == {
+        "uri": str(path),
+        "size_bytes": 10,
+        "version": str(path.stat().st_mtime_ns),
+        "edges": edges(str(path)),
+    }
+    [stdin] = identify(spec, {"-": Stat(10, "digest")}, None, {})["inputs"]
+    assert stdin == {"uri": "-", "size_bytes": 10, "version": "digest"}
+
+
+@pytest.mark.parametrize("size", [1, 100, EDGE_BYTES, EDGE_BYTES + 1, 3 * EDGE_BYTES])
+def test_edges(tmp_path: Path, size: int) -> None:
+    """The digest of a file's ends tells a change of its first or last byte, and that a byte was added."""
+    path = tmp_path / "file"
+    data = bytes(size)
+    found = set()
+    for content in (data, b"x" + data[1:], data[:-1] + b"y", data + b"z", b""):
+        path.write_bytes(content)
+        found.add(edges(str(path)))
+    assert len(found) == 5
+    assert edges("s3://bucket/file") == ""
+
+
+def test_model_version(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A folder's version changes with any of its files; a model of the Hub has the commit that its cache holds."""
+    model = tmp_path / "model"
+    model.mkdir()
+    (model / "config.json").write_text("{}", "utf-8")
+    (model / "weights").write_bytes(bytes(2 << 20))
+    found = [model_version(str(model), None)]
+    (model / "config.json").write_text("[]", "utf-8")
+    found.append(model_version(str(model), None))
+    (model / "weights").write_bytes(bytes(2 << 20) + b"1")
+    found.append(model_version(str(model), None))
+    (model / "further").write_bytes(b"")
+    found.append(model_version(str(model), None))
+    assert len({*found}) == 4
+    assert model_version(str(model), None) == found[-1]
+    monkeypatch.setenv("HF_HUB_CACHE", str(tmp_path / "hub"))
+    assert model_version("org/name", None) is None
+    refs = tmp_path / "hub" / "models--org--name" / "refs"
+    refs.mkdir(parents=True)
+    (refs / "main").write_text("c0ffee\n", "utf-8")
+    assert model_version("org/name", None) == "c0ffee"
+    assert model_version("org/name", "dev") is None
