@@ -5,7 +5,7 @@ import shutil
 import time
 from pathlib import Path
 
-from xbatch.storage import local
+from xbatch.storage.local import put, put_if_absent, sync_folder, translated
 from xbatch.storage.naming import check_folder, check_key, is_temporary, local_path
 from xbatch.storage.store import check_body
 
@@ -21,19 +21,19 @@ class LocalStore:
         """Put `data` under a key that is still free; False if it is taken, by whatever content."""
         path = self.path / check_key(key)
         check_body(str(path), data)
-        with local.translated(str(path)):
-            return local.put_if_absent(path, data)
+        with translated(str(path)):
+            return put_if_absent(path, data)
 
     def put(self, key: str, data: bytes) -> None:
         """Put `data` under a key, in place of what was there."""
         path = self.path / check_key(key)
-        with local.translated(str(path)):
-            local.put(path, data)
+        with translated(str(path)):
+            put(path, data)
 
     def get(self, key: str) -> bytes | None:
         """Return what lies under a key, None if nothing does."""
         path = self.path / check_key(key)
-        with local.translated(str(path)):
+        with translated(str(path)):
             try:
                 return path.read_bytes()
             except (FileNotFoundError, NotADirectoryError, IsADirectoryError):
@@ -42,7 +42,7 @@ class LocalStore:
     def names(self, folder: str) -> list[str]:
         """Return the names directly below a folder, sorted, without temporary files."""
         path = self.path / check_folder(folder)
-        with local.translated(str(path)):
+        with translated(str(path)):
             try:
                 return sorted(each.name for each in path.iterdir() if not is_temporary(each.name))
             except (FileNotFoundError, NotADirectoryError):
@@ -51,20 +51,20 @@ class LocalStore:
     def delete(self, key: str) -> None:
         """Remove what lies under a key, if anything does."""
         path = self.path / check_key(key)
-        with local.translated(str(path)):
+        with translated(str(path)):
             try:
                 path.unlink()
-                local.sync_folder(path.parent)
+                sync_folder(path.parent)
             except (FileNotFoundError, NotADirectoryError, IsADirectoryError):
                 return
 
     def delete_folder(self, folder: str) -> None:
         """Remove a folder with everything in it, if it exists."""
         path = self.path / check_folder(folder)
-        with local.translated(str(path)):
+        with translated(str(path)):
             if path.is_dir():
                 shutil.rmtree(path)
-                local.sync_folder(path.parent)
+                sync_folder(path.parent)
 
     def sweep(self, older_than_s: float = 0.0) -> int:
         """Remove temporary files that a killed process has left; return how many there were.
@@ -73,7 +73,7 @@ class LocalStore:
         """
         newest = time.time() - older_than_s
         swept = 0
-        with local.translated(str(self.path)):
+        with translated(str(self.path)):
             for folder, _, names in os.walk(self.path):
                 swept += sum(_swept(Path(folder, name), newest) for name in names if is_temporary(name))
         return swept
