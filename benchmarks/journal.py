@@ -18,9 +18,9 @@ from xbatch.sinks import OutputRow
 from xbatch.sinks.jsonl import JsonlSink
 from xbatch.state import wal
 from xbatch.state.journal import Journal
+from xbatch.state.layer import Layer
 from xbatch.state.passes import Passes
 from xbatch.state.records import Kind, Record
-from xbatch.state.shard_log import Layer
 
 SHARD_ROWS = 4096
 SEGMENTS_A_SHARD = 4

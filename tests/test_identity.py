@@ -46,7 +46,6 @@ FIELDS = [
     ({"model": "other"}, "model", "demo", "other"),
     ({"engine": "vllm 0.33"}, "engine", "vllm 0.32", "vllm 0.33"),
     ({"model_version": "def"}, "model_version", "abc", "def"),
-    ({"format": "plain"}, "format", "batch", "plain"),
     ({"max_line_bytes": 0}, "max_line_bytes", "9", "0"),
     ({"served_model_name": ["x"]}, "served_model_name", "none", "['x']"),
     ({"lora_modules": {"x": "/y"}}, "lora_modules.x", "none", "/y"),
@@ -85,18 +84,30 @@ def test_unknown_model_version(before: str | None, now: str | None) -> None:
 
 def test_all_that_has_changed_is_told_at_once() -> None:
     """The refusal holds every field that is not accepted, and only these, each with its way on."""
-    now = identity(one("a.jsonl"), one("b.jsonl"), model="other", format="plain")
+    now = identity(one("a.jsonl"), one("b.jsonl"), model="other", max_line_bytes=0)
     changed = changes(identity(), now, same)
-    assert {change.field for change in changed} == {"inputs.b.jsonl", "model", "format"}
+    assert {change.field for change in changed} == {"inputs.b.jsonl", "model", "max_line_bytes"}
     with pytest.raises(UsageError) as caught:
-        agree(JOB, changed, ["format"], extend=False)
+        agree(JOB, changed, ["max_line_bytes"], extend=False)
     text = str(caught.value)
     assert text.startswith(f"{JOB} with other inputs or settings:\n")
     assert "inputs.b.jsonl  not among the inputs -> 1,000 bytes, version 1\n" in text
-    assert "\n  format" not in text
+    assert "\n  max_line_bytes" not in text
     assert "--extend" in text
+    assert "--restart" in text
     assert "--accept-change model" in text
-    assert sorted(agree(JOB, changed, ["format", "model"], extend=True)) == ["format", "inputs.b.jsonl", "model"]
+    assert sorted(agree(JOB, changed, ["max_line_bytes", "model"], extend=True)) == [
+        "max_line_bytes",
+        "inputs.b.jsonl",
+        "model",
+    ]
+
+
+def test_format_is_fixed() -> None:
+    """The format can't be accepted: rows that are settled have the old one."""
+    changed = changes(identity(), identity(format="plain"), same)
+    with pytest.raises(UsageError):
+        agree(JOB, changed, ["format"], extend=False)
 
 
 # Inputs.

@@ -23,8 +23,9 @@ from xbatch.rows.shard import Shard
 from xbatch.state import journal as journal_module
 from xbatch.state import segments, wal
 from xbatch.state.journal import Journal, old_logs
+from xbatch.state.layer import Done, Layer
 from xbatch.state.records import Counts, Kind, Record
-from xbatch.state.shard_log import Done, Layer, ShardLog, Strikes
+from xbatch.state.shard_log import ShardLog, Strikes
 from xbatch.state.wal import Submission
 from xbatch.storage import LocalStore, Store
 

@@ -10,9 +10,9 @@ from xbatch.rows.outcome import Usage
 from xbatch.rows.shard import Shard
 from xbatch.state.folder import StateFolder, round_prefix
 from xbatch.state.journal import Journal
+from xbatch.state.layer import Layer
 from xbatch.state.passes import Passes, Targets, next_round
 from xbatch.state.records import Counts, Kind, Record
-from xbatch.state.shard_log import Layer
 
 SHARDS = [Shard(0, 0, 0, 1, 0, 4, 100), Shard(1, 0, 100, 5, 4, 3, 100), Shard(2, 0, 200, 8, 7, 2, 100)]
 GOOD, BAD, AGAIN = Kind.COMPLETED, Kind.FAILED, Kind.RETRYABLE
@@ -27,7 +27,7 @@ class Process:
         self.folder = StateFolder(str(folder))
         job = self.folder.create({"model": "m"}).job
 
-        def open_journal(number: int, targets: Targets | None) -> Journal:
+        def open_journal(_: list[Shard], number: int, targets: Targets | None) -> Journal:
             prefix = round_prefix(number)
             layer = Layer(self.folder.store, self.folder.path / prefix, prefix, job, next(EPOCHS))
             journal = Journal(layer, targets=targets)
@@ -90,8 +90,12 @@ def test_retryable_rows_run_again(tmp_path: Path) -> None:
         one.close()
         assert one.lines() == expected
         assert one.passes.counts() == Counts(5, 4, 1, 12, 120)
-        assert one.passes.failed(every=False, rows=100) == {1: frozenset({4})}
-        assert one.passes.failed(every=True, rows=100) == {0: frozenset({2}), 1: frozenset({4, 6}), 2: frozenset({7})}
+        assert one.passes.failed(every=False, rows=100)[0] == {1: frozenset({4})}
+        assert one.passes.failed(every=True, rows=100)[0] == {
+            0: frozenset({2}),
+            1: frozenset({4, 6}),
+            2: frozenset({7}),
+        }
 
 
 def test_all_failed_rows_run_again(tmp_path: Path) -> None:
@@ -146,7 +150,7 @@ def test_unfinished_round_goes_on(tmp_path: Path, wanted: str | None) -> None:
 def test_round_begun_and_nothing_done(tmp_path: Path) -> None:
     """A round of which a crash left only the beginning is run, by its own rule."""
     first = begun(tmp_path)
-    first.folder.begin_round(every=True, rows=100)
+    first.folder.begin_round(every=True, rows=100, targets=4, retryable=1)
     second = Process(tmp_path)
     second.close()
     assert next_round(second.passes, second.folder, None)
@@ -164,6 +168,7 @@ def test_several_rounds_over_several_processes(tmp_path: Path) -> None:
         assert process.passes.rounds == number
         wanted = process.wanted()
         process.settle({index: AGAIN if index in failing else GOOD for index in wanted}, f"r{number}")
+        process.folder.write_report({})
     last = Process(tmp_path)
     last.close()
     assert not next_round(last.passes, last.folder, "retryable")

@@ -20,9 +20,10 @@ from xbatch.rows.response import response_line
 from xbatch.rows.shard import Shard
 from xbatch.run import Stop, run_job
 from xbatch.state.journal import Journal
+from xbatch.state.layer import Layer
 from xbatch.state.records import Kind, Record
 from xbatch.state.segments import Settled
-from xbatch.state.shard_log import Layer, ShardLog
+from xbatch.state.shard_log import ShardLog
 from xbatch.state.wal import Submission
 from xbatch.storage import LocalStore
 

@@ -135,7 +135,7 @@ class _Flight:
     @property
     def progress(self) -> int:
         """Rows that the engine has settled, also by dying of them; none while it has never answered one."""
-        return self._answered and self._answered + self._blamed
+        return self._answered + self._blamed if self._answered else 0
 
     def take_in(self, feed: Feed) -> bool:
         """Read rows while the scheduler is hungry; False if there are no more."""

@@ -1,7 +1,7 @@
 """Whether this run goes on with the job that has begun here."""
 
 import hashlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +13,7 @@ from xbatch.job.identity import agree, changes, identify, merged
 from xbatch.job.places import STDIN
 from xbatch.job.spec import JobSpec
 from xbatch.sources import DIGEST_BYTES
-from xbatch.state.folder import JobFile, StateFolder
+from xbatch.state.folder import JobFile, Plan, StateFolder
 
 
 class Continuing:
@@ -35,7 +35,8 @@ class Continuing:
         """Everything that must not change between two runs of one job."""
         version = None if model is None else model_version(model_place(model), self._spec.engine_args.get("revision"))
         versions = {"engine": engine_version(self._spec.engine), "model_version": version}
-        return identify(self._spec, self._input_versions(), model, versions)
+        with storage.translated("the inputs"):
+            return identify(self._spec, self._input_versions(), model, versions)
 
     def agree(self, job: JobFile) -> list[str]:
         """Names of the fields in which this run differs from what the job is, all of them accepted by the user.
@@ -51,8 +52,24 @@ class Continuing:
         if not (fields := self.agree(job)):
             return job
         self._state.accept(fields, merged(job.identity, self._now(job)))
+        self._accept_bytes(uri for uri in self._files if f"inputs.{uri}" in fields)
         tell(f"going on with what has changed: {', '.join(fields)}")
         return self._state.job()
+
+    def _accept_bytes(self, uris: Iterable[str]) -> None:
+        """Keep what accepted inputs hold now as what the job has read."""
+        if (plan := self._state.plan()) is not None:
+            read = plan.facts["inputs"]
+            changed = {uri: self._digest(uri) for uri in uris if uri in read}
+            if changed:
+                self._state.write_plan(Plan(plan.shards, {**plan.facts, "inputs": {**read, **changed}}))
+
+    def _digest(self, uri: str) -> str:
+        digest = hashlib.blake2b(digest_size=DIGEST_BYTES)
+        with storage.translated(uri), storage.open_read(self._files[uri]) as file:
+            while data := file.read(storage.READ_BUFFER_BYTES):
+                digest.update(data)
+        return digest.hexdigest()
 
     def _now(self, job: JobFile) -> dict[str, Any]:
         return self.identity(self._spec.model or job.identity["model"])
@@ -66,8 +83,4 @@ class Continuing:
         """An input whose time has changed still holds what the index pass has read."""
         if (plan := self._state.plan()) is None:
             return True  # nothing was read yet
-        digest = hashlib.blake2b(digest_size=DIGEST_BYTES)
-        with storage.open_read(self._files[uri]) as file:
-            while data := file.read(storage.READ_BUFFER_BYTES):
-                digest.update(data)
-        return bool(plan.facts["inputs"].get(uri) == digest.hexdigest())
+        return bool(plan.facts["inputs"].get(uri) == self._digest(uri))

@@ -4,7 +4,6 @@ import asyncio
 import secrets
 import shutil
 import sys
-import time
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import replace
@@ -13,6 +12,7 @@ from typing import Any
 
 from xbatch import crash, storage
 from xbatch.assemble.continuing import Continuing
+from xbatch.assemble.course import Course
 from xbatch.assemble.indexing import Indexing
 from xbatch.assemble.starting import EngineStarter
 from xbatch.engines.build import build_fake
@@ -21,19 +21,16 @@ from xbatch.finish import finish_job
 from xbatch.job.places import STDIN, Places, find_places
 from xbatch.job.spec import JobSpec
 from xbatch.planning.scheduler import Scheduler
-from xbatch.report.progress import Snapshot, measure
 from xbatch.rows.request import ParsedRow, parse
 from xbatch.rows.response import response_line
 from xbatch.rows.shard import Shard
 from xbatch.run import Stop, run_job
 from xbatch.sinks.jsonl import JsonlSink
 from xbatch.sources.jsonl import JsonlSource
-from xbatch.state.folder import JobFile, StateFolder, round_prefix
+from xbatch.state.folder import JobFile, StateFolder
 from xbatch.state.journal import Journal
 from xbatch.state.lease import Lease
-from xbatch.state.passes import Passes, Targets, next_round
-from xbatch.state.records import Counts
-from xbatch.state.shard_log import Layer
+from xbatch.state.passes import JournalMaker, Passes, next_round
 
 LEAVE_S = 3.0
 """Time to seal what a job that is stopped has settled: it is all in the log, so a store that hangs holds nobody up."""
@@ -57,42 +54,29 @@ class Job:
         self._spec = spec
         self._stop = stop
         self._tell = tell
-        self._phase = "indexing"
-        self._passes: Passes | None = None
-        self._scheduler: Scheduler | None = None
-        self._began_s = time.monotonic()
-        self._running_began_s: float | None = None
-        self._earlier = Counts()
-        self._answered = Counts()
         self._loop: asyncio.AbstractEventLoop | None = None
         self.places: Places = find_places(spec, scratch)
         self.state = StateFolder(self.places.state)
-        if self.state.exists and not spec.restart:
+        if not spec.restart and self.state.exists:
             self.places = self.places.in_order([each["uri"] for each in self.state.job().identity["inputs"]])
         stdin = self.places.inputs == [STDIN]
         spooled = storage.spool(sys.stdin.buffer, scratch / "stdin.jsonl") if stdin else ""
         files = {uri: spooled or uri for uri in self.places.inputs}
         self._sources = [JsonlSource(f, spec.max_line_bytes, "stdin" if stdin else f) for f in files.values()]
         self._indexing = Indexing(spec, dict(zip(files, self._sources, strict=True)))
+        self.course = Course(lambda: self._indexing.index.rows)
         self._continuing = Continuing(spec, self.state, files)
         self._starter = EngineStarter(spec, self.state.path, self.state.engine_log, before_engine, tell)
         self._spool = self.state.spool / secrets.token_hex(4)
         self._sink = JsonlSink(self.places.targets, self.places.errors, self._spool)
         self._lease = Lease(
-            self.state.store, self.state.path, term_s=spec.lease_s, look=self._look, lost=self._fail, tell=tell
+            self.state.store,
+            self.state.path,
+            term_s=spec.lease_s,
+            look=self.course.heartbeat,
+            lost=self._fail,
+            tell=tell,
         )
-
-    def snapshot(self) -> Snapshot:
-        """The job at this moment."""
-        in_flight = self._scheduler.in_flight if self._scheduler else 0
-        if (passes := self._passes) is None:
-            return Snapshot(self._phase, self._indexing.index.rows, Counts(), self._earlier, 0.0, 0)
-        return Snapshot(self._phase, passes.total, passes.current.counts, self._earlier, self._running_s, in_flight)
-
-    @property
-    def answering(self) -> bool:
-        """Rows are in flight, so stopping means to drain."""
-        return self._phase in ("running", "draining")
 
     async def run(self) -> dict[str, Any]:
         """Do what is left of the job and return its report.
@@ -101,6 +85,8 @@ class Job:
         """
         self._loop = asyncio.get_running_loop()
         self._check()
+        if self._spec.extend and self._spec.output is None and not self.state.exists:
+            raise UsageError(f"no job has begun at {self.state.uri}: say by -o which output is to be extended")
         if (report := self._finished_before()) is not None:
             return report
         made = not self.state.path.exists()
@@ -108,8 +94,8 @@ class Job:
             self._lease.claim()
             return self._finished_before() or await self._run_leased()
         except UsageError:
-            self._lease.release()
-            if made:
+            if made and not self.state.begun:
+                self._lease.release(forget=True)
                 shutil.rmtree(self.state.path, ignore_errors=True)
             raise
         except EngineError as e:
@@ -122,6 +108,13 @@ class Job:
     def close(self) -> None:
         """End the engine's processes, if there are any, and let others have the job."""
         self._starter.close()
+        self._lease.release()
+
+    def leave(self) -> None:
+        """As `close`, at once and from any thread, keeping what is settled; the process must end after it."""
+        self._starter.kill()
+        if self.course.passes is not None:
+            self.course.passes.current.close(LEAVE_S)
         self._lease.release()
 
     def _check(self) -> None:
@@ -138,8 +131,12 @@ class Job:
         job = self._continuing.begun()
         if job is None or self._continuing.agree(job):
             return None
-        report = self.state.report() if self._sink.published else None
-        if report is None or self._retry_wanted(report["request_counts"]):
+        report = self.state.report()
+        if (
+            report is None
+            or not self._sink.published(report["outputs"])
+            or self._retry_wanted(report["request_counts"])
+        ):
             return None
         self._tell("already complete: nothing was run, nothing rewritten")
         return report
@@ -158,53 +155,50 @@ class Job:
             job = self._continuing.accept(job, self._tell)
             if (plan := self.state.plan()) is not None and self._indexing.use(plan):
                 self._open_passes(job)
-        if job is None or self._passes is None or not self._passes.complete:
+        if job is None or self.course.passes is None or not self.course.passes.complete:
             model = self._indexing.choose_model()
             await self._load(model)
             job = self._begin(model)
             await self._answer(job)
-        assert self._passes is not None
-        self._passes.current.close()
+        assert self.course.passes is not None
+        self.course.passes.current.close()
         retry = self._spec.retry_failed
-        while next_round(self._passes, self.state, retry):
+        while next_round(self.course.passes, self.state, retry):
             retry = None  # one round a run
             if self._starter.engine is None:
                 await self._load(job.identity["model"])
             await self._answer(job)
-            self._passes.current.close()
+            self.course.passes.current.close()
             crash.here("round-done")
         return self._finish(job)
 
     def _open_passes(self, job: JobFile) -> None:
-        def open_journal(number: int, targets: Targets | None) -> Journal:
-            prefix = round_prefix(number)
-            layer = Layer(self.state.store, self.state.path / prefix, prefix, job.job, self._lease.epoch)
-            commit_s, fence = self._spec.commit_interval_s, self._lease.check
-            journal = Journal(layer, targets=targets, commit_s=commit_s, fence=fence, alarm=self._fail)
-            journal.resume(self._indexing.index.shards)
-            self._earlier = replace(journal.counts)
-            return journal
+        def opened(journal: Journal) -> None:
+            self.course.earlier = replace(journal.counts)
 
-        self._passes = Passes(self._indexing.index.shards, open_journal)
+        make = JournalMaker(
+            self.state, job.job, self._lease.epoch, self._spec.commit_interval_s, self._lease.check, self._fail, opened
+        )
+        self.course.passes = Passes(self._indexing.index.shards, make)
 
     async def _load(self, model: str | None) -> None:
         """Get the engine ready while the rest of the rows is looked at."""
-        self._phase, index = "loading", self._indexing.index
+        self.course.phase, index = "loading", self._indexing.index
         if model is not None and index.models:
             await self._starter.start(model)
         await self._indexing.complete()
         if not index.rows:
             self._tell("the input holds no rows")
-        if index.first_rejected is not None and not self._earlier.total:
+        if index.first_rejected is not None and not self.course.earlier.total:
             self._tell(f"{index.rejected:,} rows can't be sent; the first: {index.first_rejected}")
 
     def _begin(self, model: str | None) -> JobFile:
         """Make the state of a new job, or complete that of one which was interrupted early."""
-        if self._spec.restart:
+        if self._spec.restart or self.state.clearing:
             self.state.clear()
         job = self.state.create(self._continuing.identity(model))
         self._continuing.agree(job)
-        if self._passes is None:
+        if self.course.passes is None:
             before, plan = self.state.plan(), self._indexing.plan()
             if before is not None and plan.shards[: len(before.shards)] != before.shards:
                 raise StorageError("inputs that the job has read before have changed")
@@ -219,18 +213,18 @@ class Job:
 
         Raises Interrupted if it was stopped before.
         """
-        assert self._passes is not None
-        journal, form = self._passes.current, self._spec.format
-        if before := self._earlier.total:
-            self._tell(f"going on: {before:,} of {self._passes.total:,} rows are settled already")
+        assert self.course.passes is not None
+        journal, form = self.course.passes.current, self._spec.format
+        if before := self.course.earlier.total:
+            self._tell(f"going on: {before:,} of {self.course.passes.total:,} rows are settled already")
         engine = self._starter.engine or build_fake({})
-        self._scheduler = Scheduler(engine.max_in_flight)
-        self._phase, self._running_began_s = "running", self._running_began_s or time.monotonic()
-        self._stop.listen(lambda: setattr(self, "_phase", "draining"))
+        scheduler = Scheduler(engine.max_in_flight)
+        self.course.run(scheduler)
+        self._stop.listen(self.course.drain)
         try:
             complete = await run_job(
                 self._feed(journal),
-                self._scheduler,
+                scheduler,
                 engine,
                 journal,
                 lambda index, custom_id, outcome: response_line(job.job, index, custom_id, outcome, form),
@@ -243,11 +237,13 @@ class Job:
             with suppress(XbatchError):
                 journal.close(LEAVE_S)
             raise
-        self._answered.add(journal.counts.since(self._earlier))
+        self.course.phase = "sealing"
+        self.course.answered.add(journal.counts.since(self.course.earlier))
         if not complete:
             journal.close(LEAVE_S)
-            left = self._passes.total - journal.counts.total
-            raise Interrupted(f"stopped with {left:,} rows to go; run the same command again to finish")
+            left = self.course.passes.total - journal.counts.total
+            again = "it again without --restart" if self._spec.restart else "the same command again"
+            raise Interrupted(f"stopped with {left:,} rows to go; run {again} to finish")
 
     def _feed(self, journal: Journal) -> Iterator[tuple[Shard, ParsedRow]]:
         for shard in self._indexing.index.shards:
@@ -259,38 +255,28 @@ class Job:
 
     async def _revive(self, death: EngineError) -> None:
         self._tell(f"{death}; starting it again, the rows that were in flight run again")
-        self._phase = "loading"
+        self.course.phase = "loading"
         await self._starter.revive()
-        self._phase = "running"
+        self.course.phase = "running"
 
     def _finish(self, job: JobFile) -> dict[str, Any]:
-        assert self._passes is not None
-        self._phase = "writing"
+        assert self.course.passes is not None
+        self.course.phase = "writing"
         self._lease.check()
         engine, log, plan = self._starter.engine, self.state.engine_log, self.state.plan()
         return finish_job(
             job,
-            self._passes,
+            self.course.passes,
             self._sink,
             self.state,
-            self._answered,
-            began_s=self._began_s,
+            self.course.answered,
+            began_s=self.course.began_s,
             blank_lines=plan.facts["blank_lines"] if plan else 0,
-            running_s=self._running_s,
+            running_s=self.course.running_s,
             state=self.state.uri,
             engine=engine.description if engine else None,
             engine_log=str(log) if log.exists() else None,
         )
-
-    @property
-    def _running_s(self) -> float:
-        return time.monotonic() - self._running_began_s if self._running_began_s is not None else 0.0
-
-    def _look(self) -> tuple[str, dict[str, Any]]:
-        """What heartbeats tell."""
-        seen = self.snapshot()
-        progress = {"rows": seen.total, "completed": seen.counts.completed, "failed": seen.counts.failed}
-        return seen.phase, {**progress, "in_flight": seen.in_flight, **measure(seen)}
 
     def _fail(self, error: XbatchError) -> None:
         """Stop for what another thread has found out."""

@@ -73,6 +73,11 @@ class EngineStarter:
         if self.engine is not None:
             self.engine.close()
 
+    def kill(self) -> None:
+        """End the engine's processes at once; from any thread."""
+        if self.engine is not None:
+            self.engine.kill()
+
 
 def model_place(model: str) -> str:
     """Where a model is loaded from."""

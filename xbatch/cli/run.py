@@ -168,7 +168,7 @@ def _run(spec: "JobSpec", terminal: "Terminal", *, quiet: bool, deadline_s: floa
         except XbatchError as e:
             return e.exit_code, str(e)
         except OSError as e:
-            if e.errno not in DISK_TROUBLE:
+            if e.filename is None and e.errno not in DISK_TROUBLE:
                 return ExitCode.BUG, f"this is a bug in xbatch; progress is kept\n{traceback.format_exc()}"
             return ExitCode.STORAGE, f"{e.filename or scratch}: {e.strerror}"
         except Exception:  # noqa: BLE001 - the last resort of the process
@@ -178,6 +178,7 @@ def _run(spec: "JobSpec", terminal: "Terminal", *, quiet: bool, deadline_s: floa
 async def _answer(
     spec: "JobSpec", scratch: "Path", terminal: "Terminal", *, quiet: bool, deadline_s: float | None
 ) -> int:
+    import asyncio
     import shutil
 
     from rich.console import Console
@@ -197,18 +198,19 @@ async def _answer(
         if not quiet:
             console.print(text, markup=False, soft_wrap=True)
 
-    job = Job(spec, scratch, stop, tell, terminal.divert)
-
     def clean_up() -> None:
-        job.close()
+        if stopping.job is not None:
+            stopping.job.leave()
         console.show_cursor()
         shutil.rmtree(scratch, ignore_errors=True)
 
-    stopping = Stopping(job, stop, tell, lambda text: terminal.leave(75, text, before=clean_up))
+    stopping = Stopping(stop, tell, lambda text: terminal.leave(75, text, before=clean_up), _go_on(spec))
     signals.watch(stopping.ask)
     if deadline_s is not None:
         stopping.ask_after(deadline_s, "the deadline has come")
-    ticker = None if quiet else _show_progress(job.snapshot, console, terminal)
+    # Standard input is read to its end first, and stores may be slow, which must not hold up the signals.
+    job = stopping.job = await asyncio.to_thread(Job, spec, scratch, stop, tell, terminal.divert)
+    ticker = None if quiet else _show_progress(job.course.snapshot, console, terminal)
     try:
         report = await job.run()
     finally:
@@ -223,6 +225,17 @@ async def _answer(
     return exit_code(report, spec.allowed_failures(report["request_counts"]["total"]))
 
 
+def _go_on(spec: "JobSpec") -> str:
+    """How a job that was stopped is resumed."""
+    from xbatch.job.places import STDOUT
+
+    if spec.state is None and (spec.output == STDOUT or (spec.output is None and spec.inputs == [STDOUT])):
+        return "nothing is kept of a job that writes to standard output: give it a place by -o or --state"
+    if spec.restart:
+        return "run it again without --restart to go on"
+    return "run the same command again to go on"
+
+
 def _show_progress(look: "Callable[[], Snapshot]", console: "Console", terminal: "Terminal") -> "Ticker":
     from xbatch.report.progress import BAR_EVERY_S, JSON_EVERY_S, BarProgress, JsonProgress, Ticker
 
@@ -233,6 +246,8 @@ def _show_progress(look: "Callable[[], Snapshot]", console: "Console", terminal:
 
 def _copy_out(path: "Path", terminal: "Terminal") -> None:
     import shutil
+    from contextlib import suppress
 
-    with open(path, "rb") as file:
+    with open(path, "rb") as file, suppress(BrokenPipeError):  # whoever reads has read enough
         shutil.copyfileobj(file, terminal.out)
+        terminal.out.flush()

@@ -8,6 +8,7 @@ import os
 import signal
 import threading
 from collections.abc import Callable
+from contextlib import suppress
 from multiprocessing import resource_tracker
 
 STOPPING = {signal.SIGINT, signal.SIGTERM}
@@ -40,6 +41,8 @@ def watch(on_signal: Callable[[str], None]) -> None:
 
     def wait() -> None:
         while True:
-            on_signal(signal.Signals(signal.sigwait(STOPPING)).name)
+            name = signal.Signals(signal.sigwait(STOPPING)).name
+            with suppress(Exception):  # whatever goes wrong, the next signal must be heard
+                on_signal(name)
 
     threading.Thread(target=wait, name="signals", daemon=True).start()

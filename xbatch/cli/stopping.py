@@ -4,21 +4,23 @@ import asyncio
 import threading
 from collections.abc import Callable
 
-from xbatch.assemble.job import Job
+from xbatch.assemble.job import LEAVE_S, Job
 from xbatch.run import Stop
 
 
 class Stopping:
     """Stops a job: when asked once by a drain, when asked again at once.
 
-    `ask` may be called from any thread. `leave` ends the process and is told what to say.
+    `ask` may be called from any thread, and works also while the event loop is held up. `job` is set once there is one.
+    `leave` ends the process and is told what to say.
     """
 
-    def __init__(self, job: Job, stop: Stop, tell: Callable[[str], None], leave: Callable[[str], None]) -> None:
-        self._job = job
+    def __init__(self, stop: Stop, tell: Callable[[str], None], leave: Callable[[str], None], go_on: str) -> None:
+        self.job: Job | None = None
         self._stop = stop
         self._tell = tell
         self._leave = leave
+        self._go_on = go_on
         self._loop = asyncio.get_running_loop()
         self._asked = 0
         self._asking = threading.Lock()
@@ -27,17 +29,20 @@ class Stopping:
         """Ask once more."""
         with self._asking:
             self._asked += 1
-            if self._asked > 2 or not self._job.answering:
-                self._leave(f"stopped ({why}); run the same command again to go on")
-            elif self._asked == 1:
-                self._tell(
-                    f"stopping ({why}): waiting up to {self._stop.drain_s:g} s for rows in flight; "
-                    "once more to leave at once"
-                )
+            text = f"stopped ({why}); {self._go_on}"
+            if self._asked > 1 or self.job is None or not self.job.course.draining_helps:
+                self._leave(text)
             self._loop.call_soon_threadsafe(self._stop.request)
+            # Should something hold the loop up, such as a store that hangs, nothing finished is lost by leaving.
+            self._after(self._stop.drain_s + LEAVE_S + 1, lambda: self._leave(text))
+            drain = f"waiting up to {self._stop.drain_s:g} s for rows in flight"
+            self._tell(f"stopping ({why}): {drain}; once more to leave at once")
 
     def ask_after(self, seconds: float, why: str) -> None:
         """Ask when so much time has passed."""
-        timer = threading.Timer(seconds, self.ask, [why])
+        self._after(seconds, lambda: self.ask(why))
+
+    def _after(self, seconds: float, act: Callable[[], None]) -> None:
+        timer = threading.Timer(min(seconds, threading.TIMEOUT_MAX), act)
         timer.daemon = True
         timer.start()

@@ -1,9 +1,11 @@
 """What the user reads, kept apart from everything that libraries print."""
 
+import io
 import os
 import sys
 import threading
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import BinaryIO, NoReturn, TextIO
 
@@ -18,7 +20,7 @@ class Terminal:
     def __init__(self) -> None:
         sys.stdout.flush()
         sys.stderr.flush()
-        self.err: TextIO = os.fdopen(os.dup(2), "w", encoding="utf-8", errors="backslashreplace", buffering=1)
+        self.err: TextIO = _Unheard(os.fdopen(os.dup(2), "wb", buffering=0), encoding="utf-8", write_through=True)
         self.out: BinaryIO = os.fdopen(os.dup(1), "wb")
         self._leaving = threading.Lock()
 
@@ -35,10 +37,25 @@ class Terminal:
         Of several threads that leave, the first has the word; `before` is called once nobody else can have it.
         """
         self._leaving.acquire()
-        if before is not None:
-            before()
-        if message is not None:
-            self.err.write(f"xbatch: {message}\n")
-        for stream in (self.err, self.out, sys.stdout):
-            stream.flush()
-        os._exit(code)
+        try:
+            if before is not None:
+                before()
+            if message is not None:
+                self.err.write(f"xbatch: {message}\n")
+            for stream in (self.out, sys.stdout):
+                stream.flush()
+        finally:
+            os._exit(code)
+
+
+class _Unheard(io.TextIOWrapper):
+    """A stream whose reader may have gone: a job does not end because nobody listens."""
+
+    def write(self, text: str) -> int:
+        with suppress(OSError, ValueError):
+            super().write(text)
+        return len(text)
+
+    def flush(self) -> None:
+        with suppress(OSError, ValueError):
+            super().flush()

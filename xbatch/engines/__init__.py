@@ -32,5 +32,8 @@ class Engine(Protocol):
         A request that can't be answered gives a Failure. Raises EngineError if the engine itself is lost.
         """
 
+    def kill(self) -> None:
+        """End its processes without waiting for anything, from any thread; it can't be used after that."""
+
     def close(self) -> None:
         """Let go of everything, processes included; harmless when called twice or before the start."""

@@ -84,6 +84,10 @@ class FakeEngine:
         usage = Usage(prompt_tokens=len(str(request.body)) // 4, completion_tokens=len(answer.split()))
         return Completion(_body(request, answer, usage), usage)
 
+    def kill(self) -> None:
+        """As `close`."""
+        self.close()
+
     def close(self) -> None:
         """Remember that nobody needs it any more."""
         self.closed = True

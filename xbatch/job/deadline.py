@@ -6,6 +6,8 @@ from datetime import datetime, timedelta
 _UNITS_S = {"d": 86400.0, "h": 3600.0, "m": 60.0, "s": 1.0}
 _DURATION = re.compile(r"(?:(\d+(?:\.\d+)?)d)?(?:(\d+(?:\.\d+)?)h)?(?:(\d+(?:\.\d+)?)m)?(?:(\d+(?:\.\d+)?)s)?")
 
+_TIME_OF_DAY = re.compile(r"([01]?\d|2[0-3]):[0-5]\d(:[0-5]\d)?")
+
 
 def seconds(text: str) -> float:
     """Read a duration: a number of seconds, or `1d12h`, `90m`, `2h30m`, `45s`.
@@ -32,9 +34,9 @@ def seconds_until(text: str, now: datetime) -> float:
     if not re.search("[:T]", text):
         return seconds(text)
     if "T" not in text and " " not in text:
+        if not _TIME_OF_DAY.fullmatch(text):
+            raise ValueError(f"{text!r} is no time of day such as 06:00")
         hour, minute, *second = (int(part) for part in text.split(":"))
-        if len(second) > 1:
-            raise ValueError(f"{text!r} is no time of day")
         then = now.replace(hour=hour, minute=minute, second=second[0] if second else 0, microsecond=0)
         if then <= now:
             then += timedelta(days=1)

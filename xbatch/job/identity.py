@@ -24,6 +24,8 @@ SPEED_ONLY = frozenset(
     )
 )
 """Settings of the engine that make it faster or slower and may change while a job is unfinished."""
+FIXED = frozenset(("format",))
+"""Rows that are settled have it already."""
 FAKE_ONLY = frozenset(("delay_s", "start_s", "max_in_flight", "crash_on", "fail_on", "poison", "log"))
 """Settings of the fake engine, none of which changes what it answers."""
 
@@ -66,7 +68,8 @@ def changes(before: dict[str, Any], now: dict[str, Any], same_bytes: Callable[[s
         old, new = flat_before.get(name), flat_now.get(name)
         unknown = name == "model_version" and None in (old, new)  # its download is still to come
         if old != new and not unknown:
-            found.append(Change(name, _shown(old), _shown(new), f"--accept-change {name}"))
+            way_on = "" if name in FIXED else f"--accept-change {name}"
+            found.append(Change(name, _shown(old), _shown(new), way_on))
     return found
 
 

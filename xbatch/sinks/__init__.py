@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol
 
 
 class OutputRow(NamedTuple):
@@ -33,9 +33,9 @@ class Sink(Protocol):
         Raises UsageError.
         """
 
-    @property
-    def published(self) -> bool:
-        """Every file of the output is there."""
+    def published(self, receipts: Iterable[dict[str, Any]]) -> bool:
+        """Every file of the output is there, as these receipts (of the class below, as JSON) say."""
+        ...
 
     def clean(self) -> None:
         """Remove what killed processes have left of files that were to be published."""

@@ -4,7 +4,7 @@ import hashlib
 from collections.abc import Iterable
 from contextlib import ExitStack
 from pathlib import Path
-from typing import Self
+from typing import Any, Self
 
 from xbatch import crash, storage
 from xbatch.errors import StorageError, UsageError
@@ -34,10 +34,12 @@ class JsonlSink:
                 kind = StorageError if storage.is_disk_trouble(e) else UsageError
                 raise kind(f"the output {target} can't be written: {e.strerror or e}") from e
 
-    @property
-    def published(self) -> bool:
-        """Every file of the output is there."""
-        return all(target.exists() for target in self._files())
+    def published(self, receipts: Iterable[dict[str, Any]]) -> bool:
+        """Every file of the output is there, as the receipts say."""
+        sizes = {Path(receipt["uri"]): receipt["num_bytes"] for receipt in receipts}
+        return {*sizes} == {*self._files()} and all(
+            target.is_file() and target.stat().st_size == size for target, size in sizes.items()
+        )
 
     def clean(self) -> None:
         """Remove half-written files beside the output."""

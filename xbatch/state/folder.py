@@ -19,6 +19,7 @@ from xbatch.rows.shard import Shard
 
 FORMAT = 2
 _PLAN = "plan.jsonl.zst"
+_CLEARING = "clearing.json"
 
 
 class JobFile(msgspec.Struct, frozen=True):
@@ -50,6 +51,10 @@ class RoundFile(msgspec.Struct, frozen=True):
     """Every failed row, not only those that could be tried again."""
     rows: int
     """Of the job at that time: those that an extension has added later are not among them."""
+    targets: int
+    """Rows that it runs again."""
+    retryable: int
+    """Of these, those that could be tried again."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,11 +100,23 @@ class StateFolder:
 
         Raises StorageError if what a job has done is here, and who it is not.
         """
-        if self.store.get("job.json") is not None:
+        if self.clearing:
+            return False
+        if self.begun:
             return True
         if self.store.get(_PLAN) is not None or self.store.names("seg"):
             raise StorageError(f"{self.uri}/job.json is missing: begin anew by --restart")
         return False
+
+    @property
+    def begun(self) -> bool:
+        """There is a job file."""
+        return self.store.get("job.json") is not None
+
+    @property
+    def clearing(self) -> bool:
+        """Somebody has begun to throw a job away, and not ended."""
+        return self.store.get(_CLEARING) is not None
 
     def clean(self) -> None:
         """Remove what killed processes have left half written; only for the holder of the lease."""
@@ -108,7 +125,8 @@ class StateFolder:
             self.store.sweep()
 
     def clear(self) -> None:
-        """Throw away the job that has begun here; `job.json` goes last, so that a crash leaves a job or none."""
+        """Throw away the job that has begun here; from the first moment on there is none, even if this is cut short."""
+        self.store.put(_CLEARING, b"{}")
         for name in ("report.json", _PLAN):
             self.store.delete(name)
         for name in ("wal", "retry"):
@@ -117,6 +135,7 @@ class StateFolder:
             crash.here("restart-clearing")
             self.store.delete_folder(name)
         self.store.delete("job.json")
+        self.store.delete(_CLEARING)
 
     def create(self, identity: dict[str, Any]) -> JobFile:
         """Begin a job; if one has begun already, return that one."""
@@ -163,11 +182,11 @@ class StateFolder:
         except (zstandard.ZstdError, msgspec.MsgspecError) as e:
             raise StorageError(f"{self.uri}/{_PLAN} is damaged: {e}") from e
 
-    def begin_round(self, *, every: bool, rows: int) -> None:
+    def begin_round(self, *, every: bool, rows: int, targets: int, retryable: int) -> None:
         """Begin to run failed rows again; the job is not complete until that is done."""
         self.store.delete("report.json")
         number = len(self.rounds()) + 1
-        data = _pretty(RoundFile(self.job().job, _now(), every, rows))
+        data = _pretty(RoundFile(self.job().job, _now(), every, rows, targets, retryable))
         self.store.put_if_absent(f"{round_prefix(number)}round.json", data)
         crash.here("round-begun")
 

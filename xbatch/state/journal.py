@@ -4,6 +4,7 @@ import contextlib
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from queue import Empty, SimpleQueue
 
@@ -11,9 +12,10 @@ from xbatch import storage
 from xbatch.errors import StorageError, XbatchError
 from xbatch.rows.shard import Shard
 from xbatch.state import segments
+from xbatch.state.layer import Layer
 from xbatch.state.records import Counts, Record
 from xbatch.state.segments import Settled
-from xbatch.state.shard_log import Layer, ShardLog, Strikes
+from xbatch.state.shard_log import ShardLog, Strikes
 from xbatch.state.wal import Submission
 
 SYNC_S = 0.5
@@ -21,6 +23,8 @@ SYNC_S = 0.5
 COMMIT_S = 15.0
 """The loss of this machine with its disk costs at most the outcomes of this time, where the state is elsewhere."""
 COMMIT_BYTES = 8 << 20
+_READERS = 16
+"""A store far away is asked for so many objects at a time."""
 
 
 class Journal:
@@ -70,8 +74,12 @@ class Journal:
         store, prefix = self._layer.store, self._layer.prefix
         done, begun = set(store.names(f"{prefix}done")), set(store.names(f"{prefix}seg"))
         logs = old_logs(self._layer.folder)
+        shards = list(shards)
+        with ThreadPoolExecutor(_READERS) as pool:
+            marked = [shard for shard in shards if f"{shard.name}.json" in done]
+            markers = dict(zip((s.id for s in marked), pool.map(self._layer.read_done, marked), strict=True))
         for shard in shards:
-            if f"{shard.name}.json" in done and (marker := self._layer.read_done(shard)) is not None:
+            if (marker := markers.get(shard.id)) is not None:
                 self._done[shard.id] = marker.counts
                 self.counts.add(marker.counts)
                 for path in logs.get(shard.name, ()):

@@ -8,6 +8,7 @@ heartbeat, `workers/<worker>.json`, several times a term.
 import contextlib
 import fcntl
 import os
+import re
 import socket
 import threading
 import time
@@ -18,13 +19,14 @@ from typing import Any
 
 import msgspec
 
-from xbatch import crash
+from xbatch import crash, storage
 from xbatch.errors import Interrupted, StorageError
 from xbatch.storage import Store
 
 TERM_S = 60.0
 """After so long without a heartbeat another machine may take a job over."""
 BEATS_A_TERM = 6
+_LEASE = re.compile(r"\d{6,}\.json")
 _FAREWELL_S = 1.0
 """A store that hangs holds nobody up who leaves."""
 _BEHIND_S = 5.0
@@ -108,7 +110,7 @@ class Lease:
 
     def _take(self) -> None:
         while True:
-            epoch, holder = self._newest()
+            epoch, holder = newest(self._store)
             if holder is not None:
                 self._judge(holder)
             data = msgspec.json.encode(self._me())
@@ -123,36 +125,38 @@ class Lease:
 
     def check(self) -> None:
         """Raise Interrupted if another process has taken the job over."""
-        epoch, holder = self._newest()
+        epoch, holder = newest(self._store)
         if epoch > self.epoch and holder is not None:
             raise Interrupted(f"process {holder.pid} on {holder.host} has taken this job over ({self._store.uri})")
 
-    def release(self) -> None:
-        """Let others take the job at once."""
+    def release(self, *, forget: bool = False) -> None:
+        """Let others take the job at once; `forget` if nothing was begun and nobody need know."""
         if self.epoch and not self._ended.is_set():
             self._ended.set()
-            farewell = threading.Thread(target=self._farewell, daemon=True)
+            farewell = threading.Thread(target=self._farewell, args=[forget], daemon=True)
             farewell.start()
             farewell.join(_FAREWELL_S)
             self._unlock()
 
-    def _farewell(self) -> None:
+    def _farewell(self, forget: bool) -> None:  # noqa: FBT001 - a thread's argument
         if self._thread.is_alive():
             self._thread.join()
-        with contextlib.suppress(StorageError):
-            self._beat("gone")
+        if not forget:
+            with contextlib.suppress(StorageError):
+                self._beat("gone")
 
     def _lock(self) -> None:
         path = self._folder / f"lock-{self._host}"
-        self._folder.mkdir(parents=True, exist_ok=True)
-        fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
-        try:
-            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            os.close(fd)
-            _, holder = self._newest()
-            who = self._named(holder) if holder else "another process on this host is about to run this job"
-            raise Interrupted(f"{who} ({self._store.uri})") from None
+        with storage.translated(str(path)):
+            storage.make_folder(self._folder)
+            fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+            try:
+                fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                os.close(fd)
+                _, holder = newest(self._store)
+                who = self._named(holder) if holder else "another process on this host is about to run this job"
+                raise Interrupted(f"{who} ({self._store.uri})") from None
         self._lock_fd = fd
 
     def _me(self) -> Holder:
@@ -160,19 +164,6 @@ class Lease:
         found = os.fstat(self._lock_fd)
         lock = f"{found.st_dev}:{found.st_ino}"
         return Holder(self._worker, self._host, _boot(), lock, os.getpid(), self._term_s, time.time())
-
-    def _newest(self) -> tuple[int, Holder | None]:
-        names = [name for name in self._store.names("lease") if name.endswith(".json")]
-        if not names:
-            return 0, None
-        epoch = int(names[-1].removesuffix(".json"))
-        data = self._store.get(_key(epoch))
-        if data is None:
-            return epoch, None
-        try:
-            return epoch, msgspec.json.decode(data, type=Holder)
-        except msgspec.MsgspecError as e:
-            raise StorageError(f"{self._store.uri}/{_key(epoch)} is damaged: {e}") from e
 
     def _judge(self, holder: Holder) -> None:
         """Return if a holder is dead, else raise Interrupted."""
@@ -222,6 +213,23 @@ class Lease:
         self._beats += 1
         beat = Heartbeat(self._worker, self._host, os.getpid(), self._beats, time.time(), state or now, progress)
         self._store.put(f"workers/{self._worker}.json", msgspec.json.encode(beat))
+
+
+def newest(store: Store) -> tuple[int, Holder | None]:
+    """The highest epoch, 0 if there is none, and who holds it.
+
+    Raises StorageError if its lease is damaged.
+    """
+    names = [name for name in store.names("lease") if _LEASE.fullmatch(name)]
+    if not names:
+        return 0, None
+    epoch = int(names[-1].removesuffix(".json"))
+    if (data := store.get(_key(epoch))) is None:
+        return epoch, None
+    try:
+        return epoch, msgspec.json.decode(data, type=Holder)
+    except msgspec.MsgspecError as e:
+        raise StorageError(f"{store.uri}/{_key(epoch)} is damaged: {e}") from e
 
 
 def this_host() -> str:

@@ -1,11 +1,14 @@
 """The passes over a job's rows: the first over all of them, later ones over rows that had failed."""
 
 from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
 from typing import Literal, TypeAlias
 
+from xbatch.errors import XbatchError
 from xbatch.rows.shard import Shard
-from xbatch.state.folder import StateFolder
+from xbatch.state.folder import StateFolder, round_prefix
 from xbatch.state.journal import Journal
+from xbatch.state.layer import Layer
 from xbatch.state.records import Counts, Kind
 from xbatch.state.segments import Settled
 
@@ -16,14 +19,17 @@ Targets: TypeAlias = Mapping[int, frozenset[int]]
 class Passes:
     """Every row's last response, over all passes.
 
-    `open_journal` opens the journal of a pass by its number, from 0, and reads it back.
+    `open_journal` opens the journal of a pass over shards, by its number from 0, and reads it back.
     """
 
-    def __init__(self, shards: list[Shard], open_journal: Callable[[int, Targets | None], Journal]) -> None:
+    def __init__(
+        self, shards: list[Shard], open_journal: Callable[[list[Shard], int, Targets | None], Journal]
+    ) -> None:
         self.shards = shards
         self._open_journal = open_journal
-        self._journals = [open_journal(0, None)]
+        self._journals = [open_journal(shards, 0, None)]
         self._targets: list[Targets] = []
+        self._retryable: list[int] = []
 
     @property
     def current(self) -> Journal:
@@ -52,25 +58,27 @@ class Passes:
         """Every row of the last pass is settled."""
         return self.current.counts.total >= self.total
 
-    def failed(self, *, every: bool, rows: int) -> Targets:
+    def failed(self, *, every: bool, rows: int) -> tuple[Targets, int]:
         """Of the first `rows` rows those whose last response is a failure, or only those that could be tried again.
 
-        All passes must be complete and closed.
+        Also how many of them could be. All passes must be complete and closed.
         """
-        wanted = {Kind.RETRYABLE, Kind.FAILED} if every else {Kind.RETRYABLE}
-        found = {}
+        found, retryable = {}, 0
         for shard in self.shards:
             counts = [journal.counts_of(shard) for journal in self._journals]
             if any(each.failed if every else each.retryable for each in counts):
-                indexes = frozenset(row.row for row in self.rows(shard) if row.kind in wanted and row.row < rows)
-                if indexes:
-                    found[shard.id] = indexes
-        return found
+                failed = [row for row in self.rows(shard) if row.kind is not Kind.COMPLETED and row.row < rows]
+                again = {row.row for row in failed if row.kind is Kind.RETRYABLE}
+                if targets := frozenset(row.row for row in failed) if every else frozenset(again):
+                    found[shard.id] = targets
+                retryable += len(again)
+        return found, retryable
 
-    def begin(self, targets: Targets) -> None:
-        """Open the next pass."""
+    def begin(self, targets: Targets, retryable: int) -> None:
+        """Open the next pass, over rows of which so many could be tried again."""
         self._targets.append(targets)
-        self._journals.append(self._open_journal(len(self._journals), targets))
+        self._retryable.append(retryable)
+        self._journals.append(self._open_journal(self.shards, len(self._journals), targets))
 
     def rows(self, shard: Shard) -> Iterator[Settled]:
         """Every row of a shard in order, each with its last response."""
@@ -88,10 +96,10 @@ class Passes:
         first, *again = (journal.sealed for journal in self._journals)
         counts = Counts()
         counts.add(first)
-        for later in again:
+        for later, retryable in zip(again, self._retryable, strict=True):
             counts.completed += later.completed
             counts.failed -= later.completed
-            counts.retryable = later.retryable
+            counts.retryable += later.retryable - retryable
             counts.prompt_tokens += later.prompt_tokens
             counts.completion_tokens += later.completion_tokens
         return counts
@@ -101,18 +109,46 @@ def next_round(passes: Passes, folder: StateFolder, wanted: Literal["retryable",
     """Open the next pass over failed rows that has work left; False if there is none.
 
     That is one which an earlier run has begun; if there is none, and one is wanted, a new one over the rows that have
-    failed by now. Everything before must be complete and closed.
+    failed by now. A round that a run has ended without coming to its report was the one that was wanted. Everything
+    before must be complete and closed.
     """
     begun = folder.rounds()
     while passes.rounds < len(begun):
         last = begun[passes.rounds]
-        passes.begin(passes.failed(every=last.every, rows=last.rows))
+        passes.begin(*passes.failed(every=last.every, rows=last.rows))
         if not passes.complete:
             return True
         passes.current.close()
-    every, rows = wanted == "all", sum(shard.rows for shard in passes.shards)
-    if wanted is None or not (targets := passes.failed(every=every, rows=rows)):
+        if passes.rounds == len(begun) and folder.report() is None:
+            return False
+    if wanted is None:
         return False
-    folder.begin_round(every=every, rows=rows)
-    passes.begin(targets)
+    every, rows = wanted == "all", sum(shard.rows for shard in passes.shards)
+    targets, retryable = passes.failed(every=every, rows=rows)
+    if not targets:
+        return False
+    folder.begin_round(every=every, rows=rows, targets=sum(map(len, targets.values())), retryable=retryable)
+    passes.begin(targets, retryable)
     return True
+
+
+@dataclass(frozen=True, slots=True)
+class JournalMaker:
+    """Opens the journal of each pass of a job and reads it back; `opened` is then called with it."""
+
+    folder: StateFolder
+    job: str
+    epoch: int
+    commit_s: float
+    fence: Callable[[], None]
+    alarm: Callable[[XbatchError], None]
+    opened: Callable[[Journal], None]
+
+    def __call__(self, shards: list[Shard], number: int, targets: Targets | None) -> Journal:
+        """Open the journal of one pass."""
+        prefix = round_prefix(number)
+        layer = Layer(self.folder.store, self.folder.path / prefix, prefix, self.job, self.epoch)
+        journal = Journal(layer, targets=targets, commit_s=self.commit_s, fence=self.fence, alarm=self.alarm)
+        journal.resume(shards)
+        self.opened(journal)
+        return journal

@@ -5,27 +5,20 @@ import threading
 import time
 from collections.abc import Iterable
 from contextlib import suppress
-from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
 import msgspec
 
 from xbatch import crash, storage
-from xbatch.errors import StorageError
 from xbatch.rows.shard import Shard
 from xbatch.state import segments, wal
+from xbatch.state.layer import Done, Layer
 from xbatch.state.records import Counts, Record
 from xbatch.state.wal import Submission, Tally
-from xbatch.storage import Store
 
-
-class Done(msgspec.Struct, frozen=True):
-    """`done/<shard>.json`: every row that had to be settled is in the segments."""
-
-    job: str
-    segments: int
-    counts: Counts
+SEGMENT_BYTES = 32 << 20
+"""Lines of one segment before compression; stores take only so much in one put."""
 
 
 class Strikes(NamedTuple):
@@ -33,47 +26,6 @@ class Strikes(NamedTuple):
 
     times: int = 0
     alone: int = 0
-
-
-@dataclass(frozen=True, slots=True)
-class Layer:
-    """Where one pass over a job's rows keeps its logs and segments."""
-
-    store: Store
-    folder: Path
-    """For the logs, on this machine."""
-    prefix: str
-    """Of the keys in the store: nothing, or a folder with its slash."""
-    job: str
-    epoch: int
-    """The lease under which this process writes."""
-
-    def logs(self) -> Path:
-        """The folder of this process's logs."""
-        return self.folder / "wal" / f"{self.epoch:06d}"
-
-    def segment(self, shard: Shard, number: int) -> str:
-        """Key of a segment."""
-        return f"{self.prefix}seg/{shard.name}/{number:06d}.jsonl.zst"
-
-    def done(self, shard: Shard) -> str:
-        """Key of a done marker."""
-        return f"{self.prefix}done/{shard.name}.json"
-
-    def read_segment(self, key: str) -> segments.Segment | None:
-        """A segment, None if it is absent. Raises StorageError if it is damaged."""
-        data = self.store.get(key)
-        return None if data is None else segments.Segment(data, f"{self.store.uri}/{key}")
-
-    def read_done(self, shard: Shard) -> Done | None:
-        """A done marker, None if there is none of this job. Raises StorageError if it is damaged."""
-        if (data := self.store.get(self.done(shard))) is None:
-            return None
-        try:
-            done = msgspec.json.decode(data, type=Done)
-        except msgspec.MsgspecError as e:
-            raise StorageError(f"{self.store.uri}/{self.done(shard)} is damaged: {e}") from e
-        return done if done.job == self.job else None
 
 
 class ShardLog:
@@ -197,15 +149,15 @@ class ShardLog:
             if not records:
                 break
             layer, number = self._layer, self._segments
-            counts, data = segments.encode(layer.job, self.shard.name, number, layer.epoch, records.values())
+            part = _first_part(records)
+            counts, data = segments.encode(layer.job, self.shard.name, number, layer.epoch, part.values())
             if not layer.store.put_if_absent(layer.segment(self.shard, number), data):
                 self._read_segments()
                 continue
             crash.here("segment-published")
             self._segments += 1
             self.counts.add(counts)
-            self._sealed |= records.keys()
-            break
+            self._sealed |= part.keys()
         for path in logs:
             path.unlink(missing_ok=True)
         with self._lock:
@@ -224,9 +176,7 @@ class ShardLog:
     def _open(self) -> int:
         if self._fd is None:
             folder = self._layer.logs()
-            if not folder.exists():
-                folder.mkdir(parents=True)
-                storage.sync_folder(folder.parent)
+            storage.make_folder(folder)
             while self._fd is None:
                 self._path = folder / f"{self.shard.name}-{self._logs:04d}.wal"
                 self._logs += 1
@@ -286,3 +236,15 @@ class ShardLog:
         if not layer.store.put_if_absent(key, data) and layer.read_done(self.shard) is None:
             layer.store.put(key, data)
         crash.here("done-written")
+
+
+def _first_part(records: dict[int, Record]) -> dict[int, Record]:
+    """So many of the records as one segment should hold, but at least one."""
+    part: dict[int, Record] = {}
+    left = SEGMENT_BYTES
+    for index, record in records.items():
+        left -= len(record.line)
+        if part and left < 0:
+            break
+        part[index] = record
+    return part

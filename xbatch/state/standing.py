@@ -6,14 +6,13 @@ from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any
 
-import msgspec
-
 from xbatch.rows.shard import Shard
-from xbatch.state.folder import StateFolder, round_prefix
+from xbatch.state.folder import RoundFile, StateFolder, round_prefix
 from xbatch.state.journal import old_logs
-from xbatch.state.lease import Heartbeat, Holder, read_heartbeat, this_host
+from xbatch.state.layer import Layer
+from xbatch.state.lease import TERM_S, Heartbeat, newest, read_heartbeat, this_host
 from xbatch.state.records import Counts
-from xbatch.state.shard_log import Layer, ShardLog
+from xbatch.state.shard_log import ShardLog
 
 
 def look(folder: StateFolder) -> dict[str, Any]:
@@ -23,12 +22,12 @@ def look(folder: StateFolder) -> dict[str, Any]:
     """
     job, plan, report = folder.job(), folder.plan(), folder.report()
     shards = plan.shards if plan else []
-    rounds = len(folder.rounds())
+    rounds = folder.rounds()
     done, opened = _counted(folder, job.job, shards, 0)
     counts = replace(done)
     counts.add(opened)
-    for number in range(1, rounds + 1):
-        counts = _tried_again(counts, *_counted(folder, job.job, shards, number))
+    for number, begun in enumerate(rounds, 1):
+        counts = _tried_again(counts, begun, *_counted(folder, job.job, shards, number))
     workers = list(_workers(folder))
     alive = any(worker["alive"] for worker in workers)
     rows_per_s = sum(worker["progress"].get("rows_per_s") or 0 for worker in workers if worker["alive"])
@@ -49,7 +48,7 @@ def look(folder: StateFolder) -> dict[str, Any]:
         "usage": {"prompt_tokens": counts.prompt_tokens, "completion_tokens": counts.completion_tokens},
         "shards": {"total": len(shards), "done": len(folder.store.names("done"))},
         "open_rows": opened.total,
-        "rounds": rounds,
+        "rounds": len(rounds),
         "rows_per_s": round(rows_per_s, 1) if alive else None,
         "eta_s": round(left / rows_per_s, 1) if plan and rows_per_s else None,
         "outputs": report["outputs"] if report else [],
@@ -71,24 +70,24 @@ def _counted(folder: StateFolder, job: str, shards: list[Shard], number: int) ->
     return done, opened
 
 
-def _tried_again(counts: Counts, done: Counts, opened: Counts) -> Counts:
+def _tried_again(counts: Counts, begun: RoundFile, done: Counts, opened: Counts) -> Counts:
     """Counts over all rows after some that had failed were run again."""
     done.add(opened)
+    # While not all have run, which of them could be tried again isn't known without reading every response.
+    spent = min(done.total, begun.retryable) if done.total < begun.targets else begun.retryable
     return replace(
         counts,
         completed=counts.completed + done.completed,
         failed=counts.failed - done.completed,
-        retryable=max(counts.retryable - done.total, 0) + done.retryable,
+        retryable=counts.retryable - spent + done.retryable,
         prompt_tokens=counts.prompt_tokens + done.prompt_tokens,
         completion_tokens=counts.completion_tokens + done.completion_tokens,
     )
 
 
 def _workers(folder: StateFolder) -> Iterator[dict[str, Any]]:
-    term_s = 60.0
-    for name in folder.store.names("lease")[-1:]:
-        if (data := folder.store.get(f"lease/{name}")) is not None:
-            term_s = msgspec.json.decode(data, type=Holder).term_s
+    _, holder = newest(folder.store)
+    term_s = holder.term_s if holder else TERM_S
     for name in folder.store.names("workers"):
         if (beat := read_heartbeat(folder.store, name.removesuffix(".json"))) is not None:
             age_s = round(max(time.time() - beat.at, 0), 1)

@@ -132,13 +132,14 @@ def check_writable(target: Path) -> None:
     made: list[Path] = []
     try:
         for path in reversed(missing):
-            path.mkdir()
+            path.mkdir(exist_ok=True)
             made.append(path)
         with _temporary(target) as temporary:
             temporary.touch(exist_ok=False)
     finally:
         for path in reversed(made):
-            path.rmdir()
+            with suppress(OSError):  # another process may have put something there
+                path.rmdir()
 
 
 def sweep_beside(target: Path) -> None:

@@ -141,6 +141,10 @@ class VllmEngine:
             why = "" if error is None or isinstance(error, EngineDeadError) else f": {_first_line(error)}"
             raise EngineError(f"vLLM's engine has died{why}") from error
 
+    def kill(self) -> None:
+        """Kill the engine's processes."""
+        self._processes.kill()
+
     def close(self) -> None:
         """End the engine's processes; calls in flight raise EngineError."""
         self._processes.kill()

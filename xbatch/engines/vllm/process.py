@@ -71,10 +71,12 @@ class EngineProcesses:
         """Send SIGKILL to every process of the engine, for it holds nothing that must be saved."""
         if self._watchdog is None:
             return
+        mark = self._mark
         for child in self._children():
             with contextlib.suppress(psutil.NoSuchProcess):
                 child.kill()
-        watchdog.kill(self._mark)
+        if mark:
+            watchdog.kill(mark)
 
     def wait(self) -> None:
         """Wait until the killed processes are gone, then let go of their shared memory and of the watchdog."""
@@ -91,7 +93,8 @@ class EngineProcesses:
 
     def _children(self) -> list[psutil.Process]:
         """The descendants of this process, but for the watchdog and for trackers, which have their own time to end."""
-        spared = self._watchdog.pid if self._watchdog is not None else 0
+        watching = self._watchdog  # another thread may be letting go of it
+        spared = watching.pid if watching is not None else 0
         children: list[psutil.Process] = psutil.Process().children(recursive=True)
         return [child for child in children if child.pid != spared and not _is_tracker(child)]
 
