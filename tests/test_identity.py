@@ -97,8 +97,8 @@ def test_all_that_has_changed_is_told_at_once() -> None:
     assert "--restart" in text
     assert "--accept-change model" in text
     assert sorted(agree(JOB, changed, ["max_line_bytes", "model"], extend=True)) == [
-        "max_line_bytes",
         "inputs.b.jsonl",
+        "max_line_bytes",
         "model",
     ]
 
