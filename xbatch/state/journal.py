@@ -1,6 +1,7 @@
 """The journal: the durable record of every settled row."""
 
 import contextlib
+import os
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -250,6 +251,8 @@ class Journal:
 def old_logs(folder: Path) -> dict[str, list[Path]]:
     """Logs that processes have left in the folder of a pass, by the name of their shard, in the order of writing."""
     logs: dict[str, list[Path]] = {}
-    for path in sorted((folder / "wal").glob("*/*.wal")):
+    # Unlike `glob`, `walk` bears with folders that their writer removes meanwhile.
+    found = (Path(place, name) for place, _, names in os.walk(folder / "wal") for name in names)
+    for path in sorted(path for path in found if path.suffix == ".wal"):
         logs.setdefault(path.name.partition("-")[0], []).append(path)
     return logs
