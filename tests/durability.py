@@ -308,4 +308,5 @@ def durable(state: Path) -> set[int]:
 
 
 def segments(state: Path) -> list[Path]:
-    return sorted(state.glob("**/seg/*/[0-9]*.jsonl.zst"))
+    found = (Path(place, name) for place, _, names in os.walk(state) for name in names)
+    return sorted(path for path in found if path.parts[-3] == "seg" and re.fullmatch(r"\d+\.jsonl\.zst", path.name))
