@@ -3,7 +3,7 @@
 .DEFAULT_GOAL := help
 .ONESHELL:
 .SUFFIXES:
-.PHONY: help setup demo test check lint format clean
+.PHONY: help setup servers demo test check lint format clean
 
 SHELL := /bin/bash
 .SHELLFLAGS := -eu -o pipefail -c
@@ -15,12 +15,16 @@ ENGINE ?= $(patsubst .venv/.ready-%,%,$(firstword $(wildcard .venv/.ready-*) cpu
 
 BIN := .venv/bin
 READY := .venv/.ready-$(ENGINE)
+SERVERS := .venv/.servers
+AZURITE := 3.35.0
 # Kept when its recipe is interrupted: it tells which engine a half-made .venv is for.
 .PRECIOUS: $(READY)
 
 # Nothing here reports what it runs to anyone.
 export DO_NOT_TRACK := 1
 export VLLM_NO_USAGE_STATS := 1
+# npm trusts the same certificates as pip does.
+export NODE_EXTRA_CA_CERTS ?= $(or $(SSL_CERT_FILE),$(PIP_CERT))
 
 help:
 	@cat <<'END'
@@ -30,6 +34,7 @@ help:
 	make lint    format, lint and types
 	make format  rewrite the files as lint wants them
 	make setup   only make .venv; ENGINE=cuda for NVIDIA GPUs, ENGINE=cpu (default) for CPUs
+	make servers install what `make test` could not: servers that tests run against
 	make clean   remove .venv and all that tools and the demo have made
 	END
 
@@ -40,7 +45,7 @@ demo: $(READY)
 	echo
 	$(BIN)/python jobs/show_answers.py jobs/questions.jsonl jobs/questions.responses.jsonl
 
-test: $(READY)
+test: $(READY) $(SERVERS)
 	@$(BIN)/python -m pytest
 
 check: lint test
@@ -54,9 +59,40 @@ format: $(READY)
 	@$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 
+# Stores that tests run against and that are no Python packages. A test whose server is missing is skipped.
+servers: $(READY)
+	@rm -f $(SERVERS)
+	$(MAKE) --no-print-directory $(SERVERS)
+
+$(SERVERS): Makefile | $(READY)
+	@has() { command -v "$$1" >/dev/null || [ -x "/usr/sbin/$$1" ]; }
+	packages=()
+	has sshd || packages+=(openssh-server)
+	has nginx || packages+=(nginx-light)
+	has node || packages+=(nodejs)
+	has npm || packages+=(npm)
+	[ -z "$${XBATCH_LONG:-}" ] || has radosgw || packages+=(ceph-mon ceph-osd ceph-mgr radosgw)
+	# Where systemd runs, installing a server starts it, and nobody has asked for that.
+	if [ "$${packages[*]}" ] && [ "$$(id -u)" = 0 ] && has apt-get && ! [ -d /run/systemd/system ]; then
+	    echo "Installing $${packages[*]}" >&2
+	    export DEBIAN_FRONTEND=noninteractive RUNLEVEL=1
+	    { apt-get update && apt-get install --yes --no-install-recommends "$${packages[@]}"; } &>.venv/servers.log || true
+	fi
+	azurite=.venv/node/node_modules/azurite
+	if has npm && ! [ -e $$azurite ]; then
+	    echo "Installing Azurite" >&2
+	    npm install --prefix .venv/node --no-save --no-audit --no-fund azurite@$(AZURITE) &>>.venv/servers.log ||
+	        rm -rf .venv/node
+	fi
+	for server in sshd nginx node; do
+	    has $$server || echo "$$server is missing, so the tests that need it are skipped." >&2
+	done
+	[ -e $$azurite ] || echo "Azurite is missing, so the tests that need it are skipped." >&2
+	touch $@
+
 clean:
 	@rm -rf .venv build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis
-	rm -rf jobs/*.xbatch jobs/*.responses.jsonl
+	rm -rf jobs/*.xbatch jobs/*.responses.jsonl jobs/*.responses.parquet
 	find xbatch tests jobs -name __pycache__ -type d -prune -exec rm -rf {} +
 
 # uv installs in seconds what takes pip minutes, and it can leave a dependency out. It reads none of pip's settings, so

@@ -23,6 +23,9 @@ Respond: TypeAlias = Callable[[int, str, Outcome], bytes]
 Revive: TypeAlias = Callable[[EngineError], Awaitable[None]]
 """Gets a dead engine ready again. Raises EngineError if that can't be done."""
 
+SPOOL_LIMIT = 20 << 30
+"""Bytes of settled rows that may wait for a store; with more, nothing further is asked until it answers."""
+_STORE_LOOK_S = 0.2
 MAX_ENGINE_RESTARTS = 20
 """Restarts without a single row settled in between, after which it is not the rows that kill the engine."""
 _ROWS_A_TURN = 256
@@ -57,6 +60,10 @@ class Stop:
         """Have `listener` called at every request to stop."""
         self._listeners.append(listener)
 
+    def forget(self, listener: Callable[[], None]) -> None:
+        """Call `listener` no more."""
+        self._listeners.remove(listener)
+
 
 async def run_job(
     feed: Feed,
@@ -68,14 +75,16 @@ async def run_job(
     *,
     revive: Revive,
     request_timeout_s: float | None = None,
+    spool_limit: int = SPOOL_LIMIT,
     max_engine_restarts: int = MAX_ENGINE_RESTARTS,
 ) -> bool:
     """Answer every row of `feed` and journal its response; True if all of them were, False if stopped before.
 
     Reads only as far ahead as `scheduler` is hungry. When the engine dies, `revive` gets it back and the rows that
-    were in flight run again. Raises EngineError or StorageError; what is settled stays so.
+    were in flight run again. While more than `spool_limit` bytes are settled and not sealed, nothing further is
+    submitted. Raises EngineError or StorageError; what is settled stays so.
     """
-    flight = _Flight(engine, scheduler, journal, respond, request_timeout_s)
+    flight = _Flight(engine, scheduler, journal, respond, request_timeout_s, spool_limit)
     stop.listen(flight.wake)
     restarts = _Restarts(max_engine_restarts, revive)
     try:
@@ -94,6 +103,7 @@ async def run_job(
             raise stop.error
         return scheduler.idle and not flight.take_in(feed) and scheduler.idle
     finally:
+        stop.forget(flight.wake)
         flight.abandon()
 
 
@@ -118,13 +128,20 @@ class _Flight:
     """The requests between reading and journal."""
 
     def __init__(
-        self, engine: Engine, scheduler: Scheduler, journal: Journal, respond: Respond, request_timeout_s: float | None
+        self,
+        engine: Engine,
+        scheduler: Scheduler,
+        journal: Journal,
+        respond: Respond,
+        request_timeout_s: float | None,
+        spool_limit: int,
     ) -> None:
         self._engine = engine
         self._scheduler = scheduler
         self._journal = journal
         self._respond = respond
         self._request_timeout_s = request_timeout_s
+        self._spool_limit = spool_limit
         self._shards: dict[int, Shard] = {}
         self._tasks: dict[asyncio.Task[Outcome], Request] = {}
         self._submitted: dict[int, Submission] = {}
@@ -155,7 +172,9 @@ class _Flight:
         return True
 
     def submit(self) -> None:
-        """Hand over to the engine what the scheduler admits."""
+        """Hand over to the engine what the scheduler admits, if there is room for what comes of it."""
+        if self._journal.unsealed_bytes > self._spool_limit:
+            return
         admitted = self._scheduler.admit()
         by_shard: dict[int, list[Submission]] = defaultdict(list)
         for request in admitted:
@@ -172,8 +191,10 @@ class _Flight:
 
     async def land(self, *, wait: bool) -> None:
         """Settle the outcomes that have arrived, having waited for one if asked to."""
-        if wait:
+        if wait and self._tasks:
             self._land(await self._landed.get())
+        elif wait:
+            await asyncio.sleep(_STORE_LOOK_S)  # nothing is in flight, so a store must take what is settled
         else:
             await asyncio.sleep(0)
         while not self._landed.empty():

@@ -34,7 +34,7 @@ class Continuing:
     def identity(self, model: str | None) -> dict[str, Any]:
         """Everything that must not change between two runs of one job."""
         version = None if model is None else model_version(model_place(model), self._spec.engine_args.get("revision"))
-        versions = {"engine": engine_version(self._spec.engine), "model_version": version}
+        versions = {"engine": engine_version(self._spec.engine_name), "model_version": version}
         with storage.translated("the inputs"):
             return identify(self._spec, self._input_versions(), model, versions)
 

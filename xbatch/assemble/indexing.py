@@ -1,6 +1,7 @@
 """What a job's rows are: found out by an index pass, or read from the plan that an earlier one has made."""
 
 import asyncio
+import functools
 from collections.abc import Iterator, Mapping
 
 from xbatch.job.models import check_names, choose_model
@@ -8,7 +9,9 @@ from xbatch.job.spec import JobSpec
 from xbatch.planning.index import Index
 from xbatch.planning.index_pass import IndexPass
 from xbatch.planning.repeats import LinePlace
+from xbatch.rows.request import parse
 from xbatch.rows.row import Row
+from xbatch.rows.template import RequestTemplate
 from xbatch.sources import Source
 from xbatch.state.folder import Plan
 
@@ -25,6 +28,9 @@ class Indexing:
         self._sources = sources
         self._shard_rows = spec.shard_rows
         self._pass: IndexPass | None = None
+        template = RequestTemplate(spec.request) if spec.request else None
+        self.parse = functools.partial(parse, template=template)
+        """From a row of the job to its request."""
 
     def use(self, plan: Plan) -> bool:
         """Take the index from a plan; False if inputs have come since, so that it must be made anew."""
@@ -40,7 +46,7 @@ class Indexing:
         Raises UsageError.
         """
         if not self.index.shards:
-            self._pass = IndexPass(self._scans(), self.index, self._place, self._shard_rows)
+            self._pass = IndexPass(self._scans(), self.index, self._place, self._shard_rows, self.parse)
             self._pass.start()
             if self._pass.wait(INDEX_FIRST_S):
                 self._check_names()
@@ -76,4 +82,4 @@ class Indexing:
             yield source.scan(self.index.rows)
 
     def _place(self, line: LinePlace) -> str:
-        return f"{list(self._sources.values())[line[0]].shown_as}:{line[1]}"
+        return list(self._sources.values())[line[0]].place(line[1])

@@ -3,7 +3,6 @@
 import asyncio
 import secrets
 import shutil
-import sys
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import replace
@@ -14,19 +13,19 @@ from xbatch import crash, storage
 from xbatch.assemble.continuing import Continuing
 from xbatch.assemble.course import Course
 from xbatch.assemble.indexing import Indexing
+from xbatch.assemble.input import input_files, open_inputs
+from xbatch.assemble.output import open_output, output_settings
 from xbatch.assemble.starting import EngineStarter
 from xbatch.engines.build import build_fake
 from xbatch.errors import EngineError, Interrupted, StorageError, UsageError, XbatchError
 from xbatch.finish import finish_job
-from xbatch.job.places import STDIN, Places, find_places
+from xbatch.job.places import Places, find_places
 from xbatch.job.spec import JobSpec
 from xbatch.planning.scheduler import Scheduler
-from xbatch.rows.request import ParsedRow, parse
+from xbatch.rows.request import ParsedRow
 from xbatch.rows.response import response_line
 from xbatch.rows.shard import Shard
 from xbatch.run import Stop, run_job
-from xbatch.sinks.jsonl import JsonlSink
-from xbatch.sources.jsonl import JsonlSource
 from xbatch.state.folder import JobFile, StateFolder
 from xbatch.state.journal import Journal
 from xbatch.state.lease import Lease
@@ -40,7 +39,7 @@ class Job:
     """One run of one job, from its specification to its report.
 
     `tell` is called with every sentence that the user should see; `before_engine` with the path of the engine's log,
-    before anything that writes to it is imported.
+    before anything that writes to it is imported. `starter` has an engine that outlives the job.
     """
 
     def __init__(
@@ -50,6 +49,7 @@ class Job:
         stop: Stop,
         tell: Callable[[str], None],
         before_engine: Callable[[Path], None] = lambda _: None,
+        starter: EngineStarter | None = None,
     ) -> None:
         self._spec = spec
         self._stop = stop
@@ -59,16 +59,16 @@ class Job:
         self.state = StateFolder(self.places.state)
         if not spec.restart and self.state.exists:
             self.places = self.places.in_order([each["uri"] for each in self.state.job().identity["inputs"]])
-        stdin = self.places.inputs == [STDIN]
-        spooled = storage.spool(sys.stdin.buffer, scratch / "stdin.jsonl") if stdin else ""
-        files = {uri: spooled or uri for uri in self.places.inputs}
-        self._sources = [JsonlSource(f, spec.max_line_bytes, "stdin" if stdin else f) for f in files.values()]
-        self._indexing = Indexing(spec, dict(zip(files, self._sources, strict=True)))
+        files = input_files(self.places, scratch)
+        sources = open_inputs(spec, files)
+        self._sources = list(sources.values())
+        self._indexing = Indexing(spec, sources)
         self.course = Course(lambda: self._indexing.index.rows)
         self._continuing = Continuing(spec, self.state, files)
-        self._starter = EngineStarter(spec, self.state.path, self.state.engine_log, before_engine, tell)
+        own = EngineStarter(spec, self.state.path, self.state.engine_log, before_engine, tell)
+        self._starter, self._keeps_engine = starter or own, starter is not None
         self._spool = self.state.spool / secrets.token_hex(4)
-        self._sink = JsonlSink(self.places.targets, self.places.errors, self._spool)
+        self._sink = open_output(spec, self.places, self._sources, self._spool)
         self._lease = Lease(
             self.state.store,
             self.state.path,
@@ -107,8 +107,14 @@ class Job:
 
     def close(self) -> None:
         """End the engine's processes, if there are any, and let others have the job."""
-        self._starter.close()
+        if not self._keeps_engine:
+            self._starter.close()
         self._lease.release()
+
+    @property
+    def draining_helps(self) -> bool:
+        """Rows are in flight, so stopping means to drain."""
+        return self.course.draining_helps
 
     def leave(self) -> None:
         """As `close`, at once and from any thread, keeping what is settled; the process must end after it."""
@@ -120,7 +126,8 @@ class Job:
     def _check(self) -> None:
         for source in self._sources:
             source.check()
-        self._sink.check()
+        for note in (*self.places.notes, *self._sink.check()):
+            self._tell(note)
         self.state.check()
 
     def _finished_before(self) -> dict[str, Any] | None:
@@ -132,18 +139,16 @@ class Job:
         if job is None or self._continuing.agree(job):
             return None
         report = self.state.report()
-        if (
-            report is None
-            or not self._sink.published(report["outputs"])
-            or self._retry_wanted(report["request_counts"])
-        ):
+        if report is None or self._retry_wanted(report) or report["output_settings"] != output_settings(self._spec):
+            return None
+        if not self._sink.published(report["outputs"]):
             return None
         self._tell("already complete: nothing was run, nothing rewritten")
         return report
 
-    def _retry_wanted(self, counts: dict[str, int]) -> bool:
+    def _retry_wanted(self, report: dict[str, Any]) -> bool:
         retry = self._spec.retry_failed
-        return retry is not None and counts["failed" if retry == "all" else "retryable"] > 0
+        return retry is not None and report["request_counts"]["failed" if retry == "all" else "retryable"] > 0
 
     async def _run_leased(self) -> dict[str, Any]:
         self.state.clean()
@@ -231,12 +236,15 @@ class Job:
                 self._stop,
                 revive=self._revive,
                 request_timeout_s=self._spec.request_timeout,
+                spool_limit=self._spec.spool_limit,
                 max_engine_restarts=self._spec.max_engine_restarts,
             )
         except BaseException:
             with suppress(XbatchError):
                 journal.close(LEAVE_S)
             raise
+        finally:
+            self._stop.forget(self.course.drain)
         self.course.phase = "sealing"
         self.course.answered.add(journal.counts.since(self.course.earlier))
         if not complete:
@@ -251,7 +259,7 @@ class Job:
                 continue
             for row in self._sources[shard.file].read(shard):
                 if row.index not in settled:
-                    yield shard, parse(row)
+                    yield shard, self._indexing.parse(row)
 
     async def _revive(self, death: EngineError) -> None:
         self._tell(f"{death}; starting it again, the rows that were in flight run again")
@@ -271,6 +279,7 @@ class Job:
             self.state,
             self.course.answered,
             began_s=self.course.began_s,
+            output_settings=output_settings(self._spec),
             blank_lines=plan.facts["blank_lines"] if plan else 0,
             running_s=self.course.running_s,
             state=self.state.uri,

@@ -29,6 +29,7 @@ class EngineStarter:
         self, spec: JobSpec, folder: Path, log: Path, before: Callable[[Path], None], tell: Callable[[str], None]
     ) -> None:
         self.engine: Engine | None = None
+        self._model = ""
         self._spec = spec
         self._owner = str(folder.resolve())
         self._log = log
@@ -40,7 +41,11 @@ class EngineStarter:
 
         Raises UsageError or EngineError.
         """
-        if self._spec.engine == "fake":
+        if self.engine is not None and self._model == model:
+            return  # it is warm
+        self.close()
+        self._model = model
+        if self._spec.engine_name == "fake":
             self.engine = build_fake(self._spec.engine_args)
         else:
             self._before(self._log)

@@ -8,7 +8,9 @@ from xbatch import __version__
 
 COMMANDS = {
     "run": "Answer every row of the inputs.",
+    "watch": "Answer every file that lands under a prefix, once.",
     "status": "Tell where a job stands, from its state alone.",
+    "schema": "Print the JSON Schema of job files, rows, responses, status or report.",
     "doctor": "Tell what this machine can run, what is missing and how to mend it.",
 }
 """Commands by name; the text is told here so that help need not import them."""

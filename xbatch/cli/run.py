@@ -1,9 +1,10 @@
 """`xbatch run`: answer every row of the inputs."""
 
-import errno
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
 import click
+
+from xbatch.cli.words import fields_of, message_list, names, pairs, vllm_flags
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -15,40 +16,7 @@ if TYPE_CHECKING:
     from xbatch.job.spec import JobSpec
     from xbatch.report.progress import Snapshot, Ticker
 
-DISK_TROUBLE = frozenset((errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EROFS))
-
-# vLLM's flags that users give most, under vLLM's names; every other one goes through --engine-arg.
-VLLM_FLAGS: dict[str, str] = {
-    "tokenizer": "Name or folder of the tokenizer, if it is not the model's.",
-    "revision": "Branch, tag or commit of the model.",
-    "dtype": "Number type of weights and activations.",
-    "quantization": "How the weights are quantized.",
-    "load-format": "Format of the weights.",
-    "max-model-len": "Longest prompt and answer together, in tokens.",
-    "max-num-seqs": "Sequences that run at a time.",
-    "max-num-batched-tokens": "Tokens of one step.",
-    "tensor-parallel-size": "GPUs that share one copy of the model.",
-    "pipeline-parallel-size": "Stages that the model's layers are split into.",
-    "gpu-memory-utilization": "Share of the GPU's memory to use.",
-    "seed": "Seed of the engine.",
-    "chat-template": "A chat template, or the file that holds it.",
-    "tool-call-parser": "How the model writes tool calls; turns on automatic tool choice.",
-    "reasoning-parser": "How the model marks its reasoning.",
-}
-
-
-def vllm_flags(command: Any) -> Any:
-    """Add vLLM's flags to a command."""
-    for name, text in reversed(VLLM_FLAGS.items()):
-        command = click.option(f"--{name}", metavar="VALUE", help=text)(command)
-    return command
-
-
-def _pairs(_: click.Context, parameter: click.Parameter, values: tuple[str, ...]) -> dict[str, str]:
-    for value in values:
-        if "=" not in value:
-            raise click.BadParameter(f"{value!r} is not NAME=VALUE", param=parameter)
-    return dict(value.split("=", 1) for value in values)
+STORAGE = "Setting for stores, by fsspec's name: client_kwargs.endpoint_url=...; repeatable."
 
 
 class _Run(click.Command):
@@ -59,65 +27,56 @@ class _Run(click.Command):
         return super().parse_args(ctx, args)
 
 
-def _duration(_: click.Context, parameter: click.Parameter, value: str | None) -> float | None:
-    from xbatch.job.deadline import seconds
-
-    try:
-        return None if value is None else seconds(value)
-    except ValueError as e:
-        raise click.BadParameter(str(e), param=parameter) from None
-
-
-def _deadline(_: click.Context, parameter: click.Parameter, value: str | None) -> float | None:
-    from datetime import datetime
-
-    from xbatch.job.deadline import seconds_until
-
-    try:
-        return None if value is None else seconds_until(value, datetime.now().astimezone())
-    except ValueError as e:
-        raise click.BadParameter(str(e), param=parameter) from None
-
-
 @click.command(cls=_Run)
 @click.argument("inputs", nargs=-1, required=True, metavar="INPUT...")
 @click.option("-o", "--output", metavar="PATH", help="A file, a folder (ending in /), or - for standard output.")
 @click.option("--errors", metavar="PATH", help="Put failed rows into a file of their own.")
-@click.option("--format", type=click.Choice(["batch", "body"]), default="batch", help="Batch lines, or bare bodies.")
+@click.option("--output-format", type=click.Choice(["jsonl", "jsonl.gz", "jsonl.zst", "parquet"]), help="Of its files.")
+@click.option("--max-output-file", metavar="SIZE", help="Cut the output into files of at most this size: 2GiB.")
+@click.option("--columns", metavar="NAME,...", callback=names, help="Columns of Parquet output; without it all.")
+@click.option("--with-input", is_flag=True, help='Put the input\'s columns into JSONL output, as "input".')
+@click.option("--storage-option", "storage_options", multiple=True, metavar="KEY=VALUE", callback=pairs, help=STORAGE)
+@click.option("--format", type=click.Choice(["batch", "body"]), help="Batch lines, or bare bodies.")
+@click.option("--prompt", metavar="TEMPLATE", help="The user's message of each row, from its columns: '{{ text }}'.")
+@click.option("--system", metavar="TEMPLATE", help="The system message of each row.")
+@click.option("--messages", metavar="JSON", callback=message_list, help="Messages of each row, with templates in them.")
+@click.option("--parse", type=click.Choice(["json"]), help="Make columns of the fields of answers that are JSON.")
 @click.option("-m", "--model", metavar="MODEL", help="The model; without it the one that the rows name.")
 @click.option("--served-model-name", multiple=True, metavar="NAME", help="Another name for the model; repeatable.")
-@click.option("--lora-modules", multiple=True, metavar="NAME=PATH", callback=_pairs, help="An adapter; repeatable.")
+@click.option("--lora-modules", multiple=True, metavar="NAME=PATH", callback=pairs, help="An adapter; repeatable.")
 @vllm_flags
 @click.option("--trust-remote-code", is_flag=True, help="Run code that comes with the model.")
-@click.option("--engine-arg", multiple=True, metavar="NAME=VALUE", callback=_pairs, help="Any other setting of vLLM.")
-@click.option("--max-failures", default="0", metavar="N|P%", help="Failed rows that still count as success.")
+@click.option("--engine-arg", multiple=True, metavar="NAME=VALUE", callback=pairs, help="Any other setting of vLLM.")
+@click.option("--max-failures", metavar="N|P%", help="Failed rows that still count as success.")
 @click.option("--retry-failed", type=click.Choice(["retryable", "all"]), help="Run rows again that have failed.")
-@click.option("--request-timeout", metavar="DURATION", callback=_duration, help="Time of one row in the engine.")
-@click.option("--max-engine-restarts", type=int, default=20, metavar="N", help="Restarts without a row in between.")
-@click.option("--max-line-bytes", type=int, default=64 << 20, metavar="BYTES", help="Longest row that is read.")
-@click.option("--deadline", metavar="DURATION|TIME", callback=_deadline, help="Stop then, to be resumed: 90m, 06:00.")
-@click.option("--drain-s", type=float, default=20.0, metavar="SECONDS", help="Time for rows in flight when stopped.")
+@click.option("--request-timeout", metavar="DURATION", help="Time of one row in the engine.")
+@click.option("--max-engine-restarts", type=int, metavar="N", help="Restarts without a row in between.")
+@click.option("--max-line-bytes", type=int, metavar="BYTES", help="Longest row that is read.")
+@click.option("--deadline", metavar="DURATION|TIME", help="Stop then, to be resumed: 90m, 06:00.")
+@click.option("--drain-s", type=float, metavar="SECONDS", help="Time for rows in flight when stopped.")
 @click.option("--state", metavar="URI", help="Where the state lies; without it OUTPUT.xbatch.")
-@click.option("--commit-interval-s", type=float, default=15.0, metavar="SECONDS", help="Longest time to a segment.")
+@click.option("--spool-limit", metavar="SIZE", help="Settled rows that may wait here for a store: 20GiB.")
+@click.option("--commit-interval-s", type=float, metavar="SECONDS", help="Longest time to a segment.")
 @click.option(
     "--lease-s",
     type=float,
-    default=60.0,
     envvar="XBATCH_LEASE_S",
     metavar="SECONDS",
     help="After so long without a sign of life another machine may take the job over.",
 )
-@click.option("--shard-rows", type=int, default=4096, envvar="XBATCH_SHARD_ROWS", hidden=True)
+@click.option("--shard-rows", type=int, envvar="XBATCH_SHARD_ROWS", hidden=True)
 @click.option("--extend", is_flag=True, help="Take inputs in that the job does not have yet.")
 @click.option("--accept-change", multiple=True, metavar="FIELD", help="Go on though this has changed; repeatable.")
 @click.option("--restart", is_flag=True, help="Throw away what an earlier run has done and begin anew.")
+@click.option("--print-job", is_flag=True, help="Print the job as a job file, with everything filled in; run nothing.")
 @click.option("--quiet", is_flag=True, help="Show errors only.")
-@click.option("--engine", type=click.Choice(["vllm", "fake"]), default="vllm", hidden=True)
+@click.option("--engine", type=click.Choice(["vllm", "fake"]), hidden=True)
 def run(**options: Any) -> None:
     r"""Answer every row of the inputs.
 
-    INPUT is a file of JSONL, a glob, a folder, or - for standard input. Rows are OpenAI batch lines or bare bodies of
-    /v1/chat/completions and /v1/completions. Running the same command again finishes what was interrupted.
+    INPUT is a file, a glob, a folder, or - for standard input; or a job file (.yaml), whose fields the flags
+    override. Rows are OpenAI batch lines, bare bodies of /v1/chat/completions and /v1/completions, or with --prompt
+    columns of a table. Running the same command again finishes what was interrupted.
 
     \b
     Exit codes:
@@ -125,73 +84,52 @@ def run(**options: Any) -> None:
       1   too many failed   3   the engine failed                75  interrupted, run it again
     """
     from xbatch.cli import signals
+    from xbatch.cli.ending import run_to_exit
     from xbatch.cli.terminal import Terminal
 
     signals.block()
     terminal = Terminal()
-    quiet, deadline_s = options.pop("quiet"), options.pop("deadline")
-    terminal.leave(*_run(_spec(options, terminal), terminal, quiet=quiet, deadline_s=deadline_s))
+    quiet, print_job = options.pop("quiet"), options.pop("print_job")
+    spec = _spec(options, terminal)
+    if print_job:
+        _print_job(spec, terminal)
+    terminal.leave(*run_to_exit(lambda scratch: _answer(spec, scratch, terminal, quiet=quiet)))
 
 
 def _spec(options: dict[str, Any], terminal: "Terminal") -> "JobSpec":
-    from pydantic import ValidationError
+    from xbatch.errors import UsageError
+    from xbatch.job.loading import load_job
 
-    from xbatch.job.spec import JobSpec
-
-    given = {name.replace("-", "_"): options.pop(name.replace("-", "_")) for name in VLLM_FLAGS}
-    settings = {name: value for name, value in given.items() if value is not None}
-    if "tool_call_parser" in settings:
-        settings["enable_auto_tool_choice"] = "true"
-    if options.pop("trust_remote_code"):
-        settings["trust_remote_code"] = "true"
-    settings |= {name.replace("-", "_"): value for name, value in options.pop("engine_arg").items()}
-    for name in ("inputs", "served_model_name", "accept_change"):
-        options[name] = list(options[name])
     try:
-        return JobSpec(engine_args=settings, **options)
-    except ValidationError as e:
-        first = e.errors()[0]
-        terminal.leave(2, f"--{str(first['loc'][0]).replace('_', '-')}: {first['msg']}")
+        return load_job(fields_of(options))
+    except UsageError as e:
+        terminal.leave(e.exit_code, str(e))
 
 
-def _run(spec: "JobSpec", terminal: "Terminal", *, quiet: bool, deadline_s: float | None) -> "tuple[int, str | None]":
-    import asyncio
-    import tempfile
-    import traceback
-    from pathlib import Path
+def _print_job(spec: "JobSpec", terminal: "Terminal") -> NoReturn:
+    from xbatch.job.loading import shown_job
 
-    from xbatch.errors import ExitCode, XbatchError
-
-    with tempfile.TemporaryDirectory(prefix="xbatch-") as scratch:
-        try:
-            return asyncio.run(_answer(spec, Path(scratch), terminal, quiet=quiet, deadline_s=deadline_s)), None
-        except XbatchError as e:
-            return e.exit_code, str(e)
-        except OSError as e:
-            if e.filename is None and e.errno not in DISK_TROUBLE:
-                return ExitCode.BUG, f"this is a bug in xbatch; progress is kept\n{traceback.format_exc()}"
-            return ExitCode.STORAGE, f"{e.filename or scratch}: {e.strerror}"
-        except Exception:  # noqa: BLE001 - the last resort of the process
-            return ExitCode.BUG, f"this is a bug in xbatch; progress is kept\n{traceback.format_exc()}"
+    terminal.out.write(shown_job(spec).encode())
+    terminal.leave(0)
 
 
-async def _answer(
-    spec: "JobSpec", scratch: "Path", terminal: "Terminal", *, quiet: bool, deadline_s: float | None
-) -> int:
+async def _answer(spec: "JobSpec", scratch: "Path", terminal: "Terminal", *, quiet: bool) -> int:
     import asyncio
     import shutil
+    from datetime import datetime
 
     from rich.console import Console
 
     from xbatch.assemble.job import Job
     from xbatch.cli import signals
     from xbatch.cli.stopping import Stopping
+    from xbatch.job.deadline import seconds_until
     from xbatch.job.places import STDOUT
     from xbatch.report.closing import show_closing
     from xbatch.report.totals import exit_code
     from xbatch.run import Stop
 
-    console = Console(file=terminal.err, highlight=False)
+    console, began = Console(file=terminal.err, highlight=False), datetime.now().astimezone()
     stop = Stop(spec.drain_s)
 
     def tell(text: str) -> None:
@@ -206,8 +144,8 @@ async def _answer(
 
     stopping = Stopping(stop, tell, lambda text: terminal.leave(75, text, before=clean_up), _go_on(spec))
     signals.watch(stopping.ask)
-    if deadline_s is not None:
-        stopping.ask_after(deadline_s, "the deadline has come")
+    if spec.deadline is not None:
+        stopping.ask_after(seconds_until(spec.deadline, began), "the deadline has come")
     # Standard input is read to its end first, and stores may be slow, which must not hold up the signals.
     job = stopping.job = await asyncio.to_thread(Job, spec, scratch, stop, tell, terminal.divert)
     ticker = None if quiet else _show_progress(job.course.snapshot, console, terminal)
@@ -244,7 +182,7 @@ def _show_progress(look: "Callable[[], Snapshot]", console: "Console", terminal:
     return Ticker(JsonProgress(look, terminal.err), JSON_EVERY_S)
 
 
-def _copy_out(path: "Path", terminal: "Terminal") -> None:
+def _copy_out(path: str, terminal: "Terminal") -> None:
     import shutil
     from contextlib import suppress
 

@@ -3,9 +3,21 @@
 import asyncio
 import threading
 from collections.abc import Callable
+from typing import Protocol
 
-from xbatch.assemble.job import LEAVE_S, Job
+from xbatch.assemble.job import LEAVE_S
 from xbatch.run import Stop
+
+
+class Stoppable(Protocol):
+    """What is stopped: a job, or a watcher."""
+
+    @property
+    def draining_helps(self) -> bool:
+        """Rows are in flight, so stopping means to drain."""
+
+    def leave(self) -> None:
+        """End at once, keeping what is settled."""
 
 
 class Stopping:
@@ -16,7 +28,7 @@ class Stopping:
     """
 
     def __init__(self, stop: Stop, tell: Callable[[str], None], leave: Callable[[str], None], go_on: str) -> None:
-        self.job: Job | None = None
+        self.job: Stoppable | None = None
         self._stop = stop
         self._tell = tell
         self._leave = leave
@@ -30,7 +42,7 @@ class Stopping:
         with self._asking:
             self._asked += 1
             text = f"stopped ({why}); {self._go_on}"
-            if self._asked > 1 or self.job is None or not self.job.course.draining_helps:
+            if self._asked > 1 or self.job is None or not self.job.draining_helps:
                 self._leave(text)
             self._loop.call_soon_threadsafe(self._stop.request)
             # Should something hold the loop up, such as a store that hangs, nothing finished is lost by leaving.

@@ -55,6 +55,8 @@ def identify(
         "served_model_name": spec.served_model_name,
         "lora_modules": spec.lora_modules,
         "engine_args": {n: _content(v) for n, v in spec.engine_args.items() if n not in SPEED_ONLY | FAKE_ONLY},
+        "request": spec.request,
+        "parse": spec.parse,
         "format": spec.format,
         "max_line_bytes": spec.max_line_bytes,
     }
@@ -116,9 +118,9 @@ def _input(uri: str, found: Stat) -> dict[str, Any]:
     return {"uri": uri, "size_bytes": found.size_bytes, "version": found.version, **local}
 
 
-def _content(value: str) -> str:
+def _content(value: Any) -> Any:
     """A setting; if it is the name of a small file, such as a chat template, with what the file holds."""
-    if len(value) < 1024 and "\n" not in value and Path(value).is_file():
+    if isinstance(value, str) and len(value) < 1024 and "\n" not in value and Path(value).is_file():
         return f"{value} ({edges(value)})"
     return value
 

@@ -1,29 +1,36 @@
 """Where a job's inputs, outputs and state lie."""
 
-import os
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+import re
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from xbatch import storage
 from xbatch.errors import UsageError
+from xbatch.job.inputs import STDIN, find_inputs, stem_of
 from xbatch.job.spec import JobSpec
 
-STDIN = STDOUT = "-"
-_ANSWERS = ".responses.jsonl"
-_SUFFIXES = (".jsonl", ".ndjson", ".json")
+__all__ = ["STDIN", "STDOUT", "Places", "answers_name", "default_output", "find_places", "is_answers", "state_of"]
+
+STDOUT = "-"
+_ANSWERS = ".responses"
+_ANSWERS_NAME = re.compile(r".*\.responses(-\d{5,}-of-\d{5,})?\.(jsonl(\.gz|\.zst)?|parquet)", re.DOTALL)
+_DEFAULT_FORMAT = "jsonl"
+_PARQUET = ".parquet"
 
 
 @dataclass(frozen=True, slots=True)
 class Places:
-    """Every place of a job, resolved."""
+    """Every place of a job, resolved; each a URI of this machine or of a store."""
 
     inputs: list[str]
-    targets: list[Path]
+    targets: list[str]
     """The output of each input."""
-    errors: Path | None
+    errors: str | None
     state: str
     shown_output: str
+    notes: list[str] = field(default_factory=list)
+    """Sentences about what was left out, for the user."""
 
     def in_order(self, first: list[str]) -> "Places":
         """The same places with some inputs in front, in the order given."""
@@ -35,74 +42,96 @@ class Places:
 def find_places(spec: JobSpec, scratch: Path) -> Places:
     """Find out which files a job reads and writes; `scratch` holds what has no place of its own.
 
-    Raises UsageError.
+    Stores are opened with the job's options from here on. Raises UsageError, or StorageError if a store can't be asked.
     """
-    inputs = _inputs(spec.inputs)
-    output = spec.output or default_output(inputs)
-    for uri in [output, spec.errors or ""]:
-        if not storage.is_local(uri):
-            raise UsageError(f"{uri} is not on this machine: outputs and errors must be local files")
-    targets = _targets(output, inputs, scratch)
-    errors = Path(spec.errors) if spec.errors else None
+    storage.set_options(spec.storage_options)
+    inputs, notes = find_inputs(spec.inputs, _is_output(spec))
+    output = spec.output or default_output(inputs, spec.output_format)
+    targets = _targets(output, inputs, scratch, spec.output_format)
     state = spec.state or (str(scratch / "state") if output == STDOUT else state_of(output))
-    _check_overlap(inputs, [*targets, *([errors] if errors else [])])
-    return Places(inputs, targets, errors, state, output)
+    _check_overlap(inputs, targets, spec.errors)
+    return Places(inputs, targets, spec.errors, state, output, notes)
 
 
 def state_of(output: str) -> str:
     """Where the state of a job with this output lies, unless it was told otherwise."""
-    return output.rstrip("/") + ".xbatch"
+    place = output.rstrip("/")
+    # Beside a bucket there is nothing, so it lies inside.
+    is_bucket = "://" in place and "/" not in place.split("://", 1)[1]
+    return f"{place}/.xbatch" if is_bucket else f"{place}.xbatch"
 
 
-def _inputs(given: Sequence[str]) -> list[str]:
-    if STDIN in given:
-        if len(given) > 1:
-            raise UsageError("- (standard input) can't be mixed with other inputs")
-        return [STDIN]
-    inputs: list[str] = []
-    for uri in given:
-        if uri.endswith((".yaml", ".yml")):
-            raise UsageError(f"{uri} is YAML; the inputs are files of JSONL")
-        found = storage.expand(uri)
-        if found != [uri]:
-            found = [one for one in found if not one.endswith(_ANSWERS)]
-        if not found:
-            raise UsageError(f"{uri} matches no file")
-        inputs += found
-    return inputs
-
-
-def default_output(inputs: list[str]) -> str:
+def default_output(inputs: list[str], output_format: str | None = None) -> str:
     """Where the output goes unless it was told otherwise. Raises UsageError if the inputs are not on this machine."""
     if inputs == [STDIN]:
         return STDOUT
     if not all(storage.is_local(uri) for uri in inputs):
         raise UsageError("the inputs are not on this machine: say by -o where the output should go")
     if len(inputs) == 1:
-        return _answers_name(Path(inputs[0]))
-    return str(Path(os.path.commonpath([Path(uri).absolute().parent for uri in inputs])) / "responses") + "/"
+        table = "parquet" if inputs[0].endswith(_PARQUET) else _DEFAULT_FORMAT
+        return answers_name(inputs[0], output_format or table)
+    return str(_common_folder(inputs) / "responses") + "/"
 
 
-def _targets(output: str, inputs: list[str], scratch: Path) -> list[Path]:
+def is_answers(uri: str) -> bool:
+    """Tell whether a file has a name that `answers_name` gives, or is a part of one."""
+    return _ANSWERS_NAME.fullmatch(uri) is not None
+
+
+def answers_name(uri: str, output_format: str | None, mark: str = "") -> str:
+    """What the output for an input is called, unless it was told otherwise; `mark` tells it from others."""
+    return f"{stem_of(uri)}{mark}{_ANSWERS}.{output_format or _DEFAULT_FORMAT}"
+
+
+def _is_output(spec: JobSpec) -> Callable[[str], bool]:
+    """Matches what a folder or a glob finds of this job's own output, or of any job's under the usual names."""
+    own: list[str] = []
+    for uri in filter(None, (spec.output, spec.errors)):
+        place = re.escape(storage.same_place(uri))
+        stem, dot, extension = storage.same_place(uri).rpartition(".")
+        own.append(place + ("/.*" if uri.endswith("/") else ""))
+        own.append(rf"{re.escape(stem)}-\d{{5,}}-of-\d{{5,}}{re.escape(dot + extension)}")
+    mine = re.compile("|".join(f"(?:{each})" for each in own) or "(?!)", re.DOTALL)
+    return lambda uri: is_answers(uri) or mine.fullmatch(storage.same_place(uri)) is not None
+
+
+def _targets(output: str, inputs: list[str], scratch: Path, output_format: str | None) -> list[str]:
+    extension = output_format or _DEFAULT_FORMAT
     if output == STDOUT:
-        return [scratch / "stdout.jsonl"] * len(inputs)
+        return [str(scratch / f"stdout.{extension}")] * len(inputs)
     if not output.endswith("/"):
-        return [Path(output)] * len(inputs)
-    names = [_answers_name(Path(uri.rsplit("/", 1)[-1]) if uri != STDIN else Path("stdin")) for uri in inputs]
+        if output_format is not None and not output.endswith(f".{output_format}"):
+            raise UsageError(f"--output-format {output_format} doesn't fit {output}, whose name tells its format")
+        return [output] * len(inputs)
+    names = [answers_name(uri.rsplit("/", 1)[-1] if uri != STDIN else "stdin", extension) for uri in inputs]
+    if len(set(names)) < len(names):
+        # From several folders: the output has them too.
+        names = [answers_name(uri, extension) for uri in _below_common(inputs)]
     if len(set(names)) < len(names):
         raise UsageError("two inputs have the same name: give an output file by -o instead of a folder")
-    return [Path(output) / name for name in names]
+    return [output + name for name in names]
 
 
-def _answers_name(path: Path) -> str:
-    stem = path.name.removesuffix(path.suffix) if path.suffix in _SUFFIXES else path.name
-    return str(path.with_name(f"{stem}{_ANSWERS}"))
+def _common_folder(inputs: list[str]) -> Path:
+    folders = [storage.local_path(uri).absolute().parent for uri in inputs]
+    return next(each for each in (folders[0], *folders[0].parents) if all(f.is_relative_to(each) for f in folders))
 
 
-def _check_overlap(inputs: list[str], outputs: list[Path]) -> None:
-    if len(outputs) > len(inputs) and outputs[-1].resolve() in {output.resolve() for output in outputs[:-1]}:
-        raise UsageError(f"--errors names the output itself: {outputs[-1]}")
-    read = {Path(uri).resolve() for uri in inputs if uri != STDIN and storage.is_local(uri)}
-    for output in outputs:
-        if output.resolve() in read:
+def _below_common(inputs: list[str]) -> list[str]:
+    """Each input's name from the folder on that they have in common."""
+    parts = [storage.same_place(uri).split("/") for uri in inputs]
+    shared = 0
+    while all(len(each) > shared + 1 and each[shared] == parts[0][shared] for each in parts):
+        shared += 1
+    return ["/".join(part for part in each[shared:] if part) for each in parts]
+
+
+def _check_overlap(inputs: list[str], targets: list[str], errors: str | None) -> None:
+    outputs = {storage.same_place(uri): uri for uri in targets}
+    if errors is not None:
+        if (place := storage.same_place(errors)) in outputs:
+            raise UsageError(f"--errors names the output itself: {errors}")
+        outputs[place] = errors
+    for uri in inputs:
+        if uri != STDIN and (output := outputs.get(storage.same_place(uri))) is not None:
             raise UsageError(f"{output} is both an input and the output")

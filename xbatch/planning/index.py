@@ -89,6 +89,7 @@ def index_rows(
     spool_folder: Path | None = None,
     shard_rows: int = SHARD_ROWS,
     stopped: Callable[[], bool] = lambda: False,
+    parse_row: Callable[[Row], ParsedRow] = parse,
 ) -> None:
     """Walk over every row of every input and fill in `index`; its shards are complete when this returns.
 
@@ -98,7 +99,7 @@ def index_rows(
     cutter, repeats = ShardCutter(shard_rows), RepeatFinder(spool_folder)
     for file, rows in enumerate(scans):
         for row in rows:
-            parsed = parse(row)
+            parsed = parse_row(row)
             index.take(parsed, row.place)
             index.num_bytes += row.num_bytes
             repeats.add(parsed.custom_id, row.index, (file, row.line))

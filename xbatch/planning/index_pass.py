@@ -5,6 +5,7 @@ from collections.abc import Callable, Iterable, Iterator
 
 from xbatch.planning.index import Index, index_rows
 from xbatch.planning.repeats import LinePlace
+from xbatch.rows.request import ParsedRow
 from xbatch.rows.row import Row
 
 
@@ -12,10 +13,16 @@ class IndexPass:
     """Fills in an Index; how far it has come can be seen in the index at any time."""
 
     def __init__(
-        self, scans: Iterable[Iterator[Row]], index: Index, places: Callable[[LinePlace], str], shard_rows: int
+        self,
+        scans: Iterable[Iterator[Row]],
+        index: Index,
+        places: Callable[[LinePlace], str],
+        shard_rows: int,
+        parse_row: Callable[[Row], ParsedRow],
     ) -> None:
         self._work = (scans, index, places)
         self._shard_rows = shard_rows
+        self._parse_row = parse_row
         self._trouble: Exception | None = None
         self._thread = threading.Thread(target=self._run, name="index", daemon=True)
 
@@ -35,6 +42,6 @@ class IndexPass:
 
     def _run(self) -> None:
         try:
-            index_rows(*self._work, shard_rows=self._shard_rows)
+            index_rows(*self._work, shard_rows=self._shard_rows, parse_row=self._parse_row)
         except Exception as e:  # noqa: BLE001 - carried over to the caller's thread
             self._trouble = e

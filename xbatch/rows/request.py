@@ -6,6 +6,7 @@ from typing import Any, TypeAlias
 from xbatch.rows import strict_json
 from xbatch.rows.outcome import Failure
 from xbatch.rows.row import Row
+from xbatch.rows.template import RequestTemplate, TemplateError
 
 CHAT = "/v1/chat/completions"
 COMPLETIONS = "/v1/completions"
@@ -56,12 +57,13 @@ class _Unfit(Exception):
         self.code = code
 
 
-def parse(row: Row) -> ParsedRow:
+def parse(row: Row, template: RequestTemplate | None = None) -> ParsedRow:
     """Turn a row into a request, or into the failure that is its response.
 
+    A template first makes a bare body of the row's columns; a `custom_id` in it wins over the row's own.
     What stands inside the body is the API's to judge, so only what keeps a row from being sent is rejected here:
     the codes are `line_too_long`, `invalid_json_line`, `invalid_unicode`, `json_too_deep`, `body_not_object`,
-    `invalid_custom_id`, `duplicate_custom_id`, `invalid_method`, `invalid_url`.
+    `invalid_custom_id`, `duplicate_custom_id`, `invalid_method`, `invalid_url`, `template_failed`.
     """
     custom_id = f"row-{row.index}"
     try:
@@ -69,11 +71,14 @@ def parse(row: Row) -> ParsedRow:
             raise _Unfit("line_too_long", f"the row has {row.num_bytes:,} bytes, more than --max-line-bytes allows")
         value = _object(strict_json.decode(row.data), "the row")
         custom_id = _custom_id(value, custom_id)
+        if template is not None:
+            value = template.body(value)
+            custom_id = _custom_id(value, custom_id)
         if row.first_use is not None:
             raise _Unfit("duplicate_custom_id", f"custom_id {_short(custom_id)} is already used in {row.first_use}")
         endpoint, body = _body(value)
         return Request(row.index, custom_id, endpoint, body, row.num_bytes)
-    except (_Unfit, strict_json.BadJson) as e:
+    except (_Unfit, strict_json.BadJson, TemplateError) as e:
         return Rejected(row.index, custom_id, Failure(e.code, f"{row.place}: {e}{_excerpt(row, e.code)}"))
 
 

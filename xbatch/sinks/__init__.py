@@ -1,6 +1,6 @@
 """Where responses go."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple, Protocol
 
@@ -27,15 +27,18 @@ class Published:
 class Sink(Protocol):
     """The output of a job."""
 
-    def check(self) -> None:
-        """Find out whether the output could be published, leaving nothing behind.
+    def check(self) -> list[str]:
+        """Find out whether the output could be published, leaving nothing behind; every source must be checked before.
 
-        Raises UsageError.
+        Returns sentences that the user should see. Raises UsageError, or StorageError if it is trouble that goes away
+        without a change of the command.
         """
 
-    def published(self, receipts: Iterable[dict[str, Any]]) -> bool:
-        """Every file of the output is there, as these receipts (of the class below, as JSON) say."""
-        ...
+    def published(self, outputs: Sequence[Mapping[str, Any]]) -> bool:
+        """Tell whether the files of earlier receipts, given as a report has them, are the whole output and still there.
+
+        Raises StorageError.
+        """
 
     def clean(self) -> None:
         """Remove what killed processes have left of files that were to be published."""

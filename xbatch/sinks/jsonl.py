@@ -1,95 +1,156 @@
-"""Responses as JSONL files."""
+"""Responses as JSONL: plain, gzip or zstd."""
 
-import hashlib
-from collections.abc import Iterable
-from contextlib import ExitStack
+import zlib
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, NamedTuple, Protocol, TypeAlias
 
-from xbatch import crash, storage
-from xbatch.errors import StorageError, UsageError
-from xbatch.sinks import OutputRow, Published
+import zstandard
 
-_BUFFER_BYTES = 1 << 20
+from xbatch import storage
+from xbatch.sinks.blocks import Block
+from xbatch.sinks.building import open_spooled
 
+_GZIP = 31
+"""zlib's word for the gzip format, whose header it writes without name and time."""
+_GZIP_LEVEL = 6
+_ZSTD_LEVEL = 3
 
-class JsonlSink:
-    """One line a response, in input order.
-
-    `targets` holds the output of each input; inputs with the same target follow each other in it. With `errors`,
-    failures go to that file instead.
-    """
-
-    def __init__(self, targets: list[Path], errors: Path | None, spool: Path) -> None:
-        self._targets = targets
-        self._errors = errors
-        self._spool = spool
-
-    def check(self) -> None:
-        """Refuse outputs that can't be written."""
-        for target in self._files():
-            try:
-                storage.check_writable(target)
-            except OSError as e:
-                kind = StorageError if storage.is_disk_trouble(e) else UsageError
-                raise kind(f"the output {target} can't be written: {e.strerror or e}") from e
-
-    def published(self, receipts: Iterable[dict[str, Any]]) -> bool:
-        """Every file of the output is there, as the receipts say."""
-        sizes = {Path(receipt["uri"]): receipt["num_bytes"] for receipt in receipts}
-        return {*sizes} == {*self._files()} and all(
-            target.is_file() and target.stat().st_size == size for target, size in sizes.items()
-        )
-
-    def clean(self) -> None:
-        """Remove half-written files beside the output."""
-        for target in self._files():
-            storage.sweep_beside(target)
-
-    def publish(self, rows: Iterable[OutputRow]) -> list[Published]:
-        """Build every file in the spool, then give each its name."""
-        with storage.translated(str(self._targets[0])), ExitStack() as stack:
-            parts = {t: stack.enter_context(_Part(self._spool / f"part-{i}", t)) for i, t in enumerate(self._files())}
-            for row in rows:
-                target = self._errors if self._errors and not row.completed else self._targets[row.file]
-                parts[target].write(row.line)
-                crash.here("output-half")
-            crash.here("output-built")
-            return [part.publish() for part in parts.values()]
-
-    def _files(self) -> list[Path]:
-        return list(dict.fromkeys([*self._targets, *([self._errors] if self._errors else [])]))
+Additions: TypeAlias = Callable[[Block], list[bytes]]
+"""For each row of a block further fields of its line: `,"name":value`, or nothing."""
 
 
-class _Part:
-    """One output file while it is built."""
+class Codec(Protocol):
+    """How bytes are compressed."""
 
-    def __init__(self, spooled: Path, target: Path) -> None:
-        self._spooled = spooled
-        self._target = target
-        self._rows = 0
-        self._bytes = 0
-        self._hash = hashlib.sha256()
-        spooled.parent.mkdir(parents=True, exist_ok=True)
-        self._file = open(spooled, "wb", buffering=_BUFFER_BYTES)  # noqa: SIM115 - closed by __exit__
+    def compress(self, data: bytes) -> bytes:
+        """Take bytes in, give out what has come of them so far."""
 
-    def __enter__(self) -> Self:
-        return self
+    def flush(self) -> bytes:
+        """Give out all that was taken in."""
 
-    def __exit__(self, *_: object) -> None:
-        self._file.close()
-        self._spooled.unlink(missing_ok=True)
+    def finish(self) -> bytes:
+        """Give out the rest."""
 
-    def write(self, line: bytes) -> None:
-        line += b"\n"
-        self._file.write(line)
-        self._hash.update(line)
-        self._rows += 1
-        self._bytes += len(line)
 
-    def publish(self) -> Published:
+class Plain:
+    """Not at all."""
+
+    def compress(self, data: bytes) -> bytes:
+        """Give the bytes back."""
+        return data
+
+    def flush(self) -> bytes:
+        """Give nothing, for nothing is kept."""
+        return b""
+
+    def finish(self) -> bytes:
+        """Give nothing."""
+        return b""
+
+
+class Gzip:
+    """One gzip member."""
+
+    def __init__(self) -> None:
+        self._stream = zlib.compressobj(_GZIP_LEVEL, zlib.DEFLATED, _GZIP)
+        self.compress = self._stream.compress
+        self.finish = self._stream.flush
+
+    def flush(self) -> bytes:
+        """Give out all that was taken in."""
+        return self._stream.flush(zlib.Z_SYNC_FLUSH)
+
+
+class Zstd:
+    """One zstd frame with a checksum."""
+
+    def __init__(self) -> None:
+        self._stream = zstandard.ZstdCompressor(_ZSTD_LEVEL, write_checksum=True).compressobj()
+        self.compress = self._stream.compress
+        self.finish = self._stream.flush
+
+    def flush(self) -> bytes:
+        """Give out all that was taken in."""
+        return self._stream.flush(zstandard.COMPRESSOBJ_FLUSH_BLOCK)
+
+
+class JsonlFormat(NamedTuple):
+    """One line a response."""
+
+    codec: type[Plain] | type[Gzip] | type[Zstd] = Plain
+    additions: tuple[Additions, ...] = ()
+
+    def check(self) -> list[str]:
+        """Any response can be a line."""
+        return []
+
+    def pieces(self, block: Block) -> Iterator[tuple[int, bytes]]:
+        """Each line by itself."""
+        lines = [row.line for row in block.rows]
+        for additions in self.additions:
+            lines = [_extended(line, more) for line, more in zip(lines, additions(block), strict=True)]
+        for line in lines:
+            yield 1, line + b"\n"
+
+    def open(self, path: Path) -> "JsonlWriter":
+        """Begin a file."""
+        return JsonlWriter(path, self.codec())
+
+
+class JsonlWriter:
+    """One JSONL file that is being written."""
+
+    def __init__(self, path: Path, codec: Codec) -> None:
+        self.rows = 0
+        self._codec = codec
+        self._file = open_spooled(path)
+        self._written = 0
+        self._pending = 0
+        """Bytes that went into the codec since it was flushed."""
+
+    def fits(self, piece: bytes, max_bytes: int) -> bool:
+        """Whether the file has room for a line, even if it can't be compressed."""
+        if self._room(max_bytes) < len(piece) and self._pending:
+            # What was taken in may have become much smaller.
+            self._write(self._codec.flush())
+            self._pending = 0
+        return self._room(max_bytes) >= len(piece)
+
+    def add(self, piece: bytes) -> None:
+        """Write a line."""
+        self._write(self._codec.compress(piece))
+        if not isinstance(self._codec, Plain):
+            self._pending += len(piece)
+
+    def close(self) -> None:
+        """Finish the file and bring it to the disk."""
+        self._write(self._codec.finish())
         storage.sync_file(self._file)
         self._file.close()
-        self._target.parent.mkdir(parents=True, exist_ok=True)
-        storage.publish_file(self._spooled, self._target)
-        return Published(str(self._target), self._rows, self._bytes, self._hash.hexdigest())
+
+    def abandon(self) -> None:
+        """Close it unfinished."""
+        self._file.close()
+
+    def _write(self, data: bytes) -> None:
+        self._file.write(data)
+        self._written += len(data)
+
+    def _room(self, max_bytes: int) -> int:
+        # Bytes that can't be compressed become a little more, and the end takes some too.
+        overhead = 0 if isinstance(self._codec, Plain) else 64 + self._pending // 1000
+        return max_bytes - self._written - self._pending - overhead
+
+
+def _extended(line: bytes, more: bytes) -> bytes:
+    """A JSON object with further fields."""
+    if not more:
+        return line
+    line = line.rstrip()[:-1]
+    return line + (more if line != b"{" else more[1:]) + b"}"
+
+
+def codec_of(name: str) -> Any:
+    """The codec that a file's name asks for."""
+    return Gzip if name.endswith(".gz") else Zstd if name.endswith(".zst") else Plain

@@ -60,6 +60,7 @@ class Journal:
         self._covered: SimpleQueue[ShardLog | None] = SimpleQueue()
         self._ended = threading.Event()
         self._trouble: XbatchError | None = None
+        self._appended_bytes = self._sealed_bytes = 0
         self._threads = [
             threading.Thread(target=self._guarded, args=(work,), name=f"journal-{name}", daemon=True)
             for name, work in (("sync", self._sync), ("seal", self._seal))
@@ -88,6 +89,7 @@ class Journal:
             elif shard.name in begun or shard.name in logs:
                 log = ShardLog(self._layer, shard, self._rows(shard))
                 self.counts.add(log.recover(logs.get(shard.name, ())))
+                self._appended_bytes += log.unsealed_bytes
                 self._open[shard.id] = log
                 # Rows of an old log are sealed at once: its disk may have failed to keep them.
                 self._enqueue(log)
@@ -127,8 +129,14 @@ class Journal:
         with storage.translated(str(self._layer.folder)):
             if log.append(record):
                 self.counts.take(record)
+                self._appended_bytes += len(record.line)
         if log.covered:
             self._enqueue(log)
+
+    @property
+    def unsealed_bytes(self) -> int:
+        """What is settled and not sealed yet: more than a little only while the store does not answer."""
+        return self._appended_bytes - self._sealed_bytes
 
     @property
     def sealed(self) -> Counts:
@@ -228,15 +236,17 @@ class Journal:
             except Empty:
                 log = None
             if log is not None:
-                log.seal()
-                self._fence()
+                self._seal_one(log)
             elif self._ended.is_set() and self._covered.empty():
                 break
             for late in [log for log in list(self._open.values()) if self._due(log)]:
-                late.seal()
-                self._fence()
+                self._seal_one(late)
         for log in list(self._open.values()):
             log.seal()
+
+    def _seal_one(self, log: ShardLog) -> None:
+        self._sealed_bytes += log.seal()
+        self._fence()
 
     def _due(self, log: ShardLog) -> bool:
         since_s = log.unsealed_since_s

@@ -138,11 +138,15 @@ class ShardLog:
             storage.sync_folder(self._layer.logs())
         crash.here("wal-synced")
 
-    def seal(self) -> None:
-        """Make the rows of the logs a segment, drop the logs, and mark the shard done if it is covered."""
+    def seal(self) -> int:
+        """Make the rows of the logs a segment, drop the logs, and mark the shard done if it is covered.
+
+        Returns the bytes of all lines that were in the logs.
+        """
         logs = self._rotate()
         entries = (entry for path in logs for entry in wal.read(path, self._header))
         records = {entry.index: entry for entry in entries if isinstance(entry, Record)}
+        num_bytes = sum(len(record.line) for record in records.values())
         while True:
             for index in self._sealed & records.keys():
                 del records[index]
@@ -165,6 +169,7 @@ class ShardLog:
         crash.here("wal-reset")
         if len(self._sealed) >= self._rows:
             self._mark_done()
+        return num_bytes
 
     def close(self) -> None:
         """Give up the log's file; what is in it stays."""

@@ -1,5 +1,6 @@
 """Where bytes lie: the only part that knows fsspec, and the only one that publishes."""
 
+from xbatch.storage.filesystems import protocol_of, same_place, set_options
 from xbatch.storage.local import (
     check_writable,
     is_disk_trouble,
@@ -7,7 +8,6 @@ from xbatch.storage.local import (
     publish_file,
     put,
     put_if_absent,
-    sweep_beside,
     sync_file,
     sync_folder,
     translated,
@@ -15,7 +15,15 @@ from xbatch.storage.local import (
 from xbatch.storage.local_store import LocalStore
 from xbatch.storage.naming import is_local, local_path
 from xbatch.storage.opening import is_exclusive, open_store
-from xbatch.storage.reading import READ_BUFFER_BYTES, Stat, content_stat, expand, open_read, spool, stat
+from xbatch.storage.publishing import (
+    check_uri_writable,
+    exists,
+    names_beside,
+    publish_to,
+    remove,
+    sweep_beside,
+)
+from xbatch.storage.reading import READ_BUFFER_BYTES, Stat, content_stat, expand, is_folder, open_read, spool, stat
 from xbatch.storage.remote import FsspecStore
 from xbatch.storage.store import MAX_BODY_BYTES, Store
 
@@ -26,19 +34,28 @@ __all__ = [
     "LocalStore",
     "Stat",
     "Store",
+    "check_uri_writable",
     "check_writable",
     "content_stat",
+    "exists",
     "expand",
     "is_disk_trouble",
     "is_exclusive",
+    "is_folder",
     "is_local",
     "local_path",
     "make_folder",
+    "names_beside",
     "open_read",
     "open_store",
+    "protocol_of",
     "publish_file",
+    "publish_to",
     "put",
     "put_if_absent",
+    "remove",
+    "same_place",
+    "set_options",
     "spool",
     "stat",
     "sweep_beside",

@@ -142,11 +142,11 @@ def check_writable(target: Path) -> None:
                 path.rmdir()
 
 
-def sweep_beside(target: Path) -> None:
-    """Remove what killed processes have left of files that were to be published at `target`."""
+def sweep_beside(target: Path, *, prefix: bool = False) -> None:
+    """Remove what killed processes have left of files that were to be published at `target`, or begin with its name."""
     with suppress(FileNotFoundError):
         for path in target.parent.iterdir():
-            if is_temporary_of(path.name, target.name):
+            if is_temporary_of(path.name, target.name, prefix=prefix):
                 path.unlink(missing_ok=True)
 
 

@@ -31,9 +31,10 @@ def temporary_name(name: str) -> str:
     return f".{name[:_KEPT]}.{secrets.token_hex(6)}.tmp"
 
 
-def is_temporary_of(temporary: str, name: str) -> bool:
-    """Tell whether `temporary_name` gave the one name for the other."""
-    return is_temporary(temporary) and temporary.startswith(f".{name[:_KEPT]}.")
+def is_temporary_of(temporary: str, name: str, *, prefix: bool = False) -> bool:
+    """Tell whether `temporary_name` gave the one name for the other, or for one that begins with it."""
+    end = "" if prefix else "."
+    return is_temporary(temporary) and temporary.startswith(f".{name[:_KEPT]}{end}")
 
 
 def is_temporary(name: str) -> bool:

@@ -19,7 +19,8 @@ def open_store(uri: str) -> Store:
 def is_exclusive(store: Store) -> bool:
     """Find out whether of several who put under one key exactly one succeeds; leaves nothing behind.
 
-    Also False where what was put isn't listed or read at once. Raises StorageError.
+    Also False where what was put isn't listed or read at once. A store that is found not to be looks first from then
+    on, so that one process alone never puts over what is there. Raises StorageError.
     """
     if isinstance(store, FsspecStore) and store.looks_first:
         return False
@@ -32,4 +33,7 @@ def is_exclusive(store: Store) -> bool:
         store.delete_folder(folder)
     # The first put may have found out that the condition is unknown here.
     looks_first = isinstance(store, FsspecStore) and store.looks_first
-    return won == [True, False] and seen == (["once"], bodies[0]) and not looks_first
+    exclusive = won == [True, False] and seen == (["once"], bodies[0]) and not looks_first
+    if isinstance(store, FsspecStore) and not exclusive:
+        store.looks_first = True
+    return exclusive

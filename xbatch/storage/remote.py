@@ -1,15 +1,16 @@
 """Any place that fsspec knows as a store."""
 
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from typing import Any, TypeVar
 
-from fsspec.core import url_to_fs
 from fsspec.implementations.memory import MemoryFileSystem
 from fsspec.spec import AbstractFileSystem
 
 from xbatch.errors import StorageError
+from xbatch.storage.filesystems import connected, open_fs
 from xbatch.storage.naming import check_folder, check_key, is_temporary, temporary_name
 from xbatch.storage.retrying import Retrying, Trouble
 from xbatch.storage.store import check_body
@@ -34,8 +35,7 @@ class FsspecStore:
         self._fs: Any
         self._root: str
         self._retrying.call(self.uri, self._connect, {})
-        # The base class's own way is to look first and then to write in place, where others could read one half.
-        self._in_place = not self._fs.async_impl and type(self._fs).pipe_file is AbstractFileSystem.pipe_file
+        self._in_place = writes_in_place(self._fs)
         self.looks_first = self._in_place
         """To put if absent, it is looked first and put then: of two who do so at once both may succeed."""
 
@@ -58,7 +58,7 @@ class FsspecStore:
     def get(self, key: str) -> bytes | None:
         """Return what lies under a key, None if nothing does."""
         check_key(key)
-        data: bytes | None = self._call(key, lambda: self._fs.cat_file(self._path(key)), {Trouble.ABSENT: None})
+        data: bytes | None = self._call(key, lambda: self._read(self._path(key)), {Trouble.ABSENT: None})
         return data
 
     def names(self, folder: str) -> list[str]:
@@ -88,20 +88,24 @@ class FsspecStore:
             list(deleters.map(self.delete, [f"{folder}/{key}" if folder else key for key in keys]))
 
     def _call(self, key: str, operation: Callable[[], T], instead: Mapping[Trouble, D]) -> T | D:
-        return self._retrying.call(self._place(key), operation, instead)
+        def attempt() -> T:
+            with connected(self._fs):
+                return operation()
+
+        return self._retrying.call(self._place(key), attempt, instead)
 
     def _connect(self) -> None:
-        """Make the file system anew, which reads the credentials again."""
+        self._fs, root = connect(self.uri)
+        self._root = root.rstrip("/")
+
+    def _read(self, path: str) -> Any:
         try:
-            fs, root = url_to_fs(self.uri, use_listings_cache=False, skip_instance_cache=True)
-        except ImportError as e:
-            raise StorageError(f"{self.uri}: {e}; xbatch's extras s3, gcs and azure bring what those need") from e
-        protocols = (fs.protocol,) if isinstance(fs.protocol, str) else fs.protocol
-        if "s3" in protocols:
-            # s3fs and botocore each ask again for up to a minute, and neither knows of the budget.
-            fs.retries = 1
-            fs.config_kwargs = {"retries": {"total_max_attempts": 1}, **fs.config_kwargs}
-        self._fs, self._root = fs, root.rstrip("/")
+            return self._fs.cat_file(path)
+        except OSError as e:
+            # SFTP opens a folder as readily as a file, and then fails without saying why.
+            if self._in_place and e.errno is None and self._fs.isdir(path):
+                raise IsADirectoryError(path) from e
+            raise
 
     def _create(self, path: str, data: bytes) -> bool:
         if not self.looks_first:
@@ -120,30 +124,62 @@ class FsspecStore:
 
     def _send(self, path: str, data: bytes, **how: str) -> None:
         if self._in_place:
-            self._send_and_rename(path, data)
-        elif isinstance(self._fs, MemoryFileSystem):
-            with _memory:
-                self._fs.pipe_file(path, data, **how)
+            with renamed(self._fs, path) as temporary:
+                self._fs.pipe_file(temporary, data)
         else:
-            self._fs.pipe_file(path, data, **how)
-
-    def _send_and_rename(self, path: str, data: bytes) -> None:
-        folder, _, name = path.rpartition("/")
-        temporary = f"{folder}/{temporary_name(name)}"
-        self._fs.makedirs(folder, exist_ok=True)
-        try:
-            self._fs.pipe_file(temporary, data)
-            self._fs.mv(temporary, path)
-        except BaseException:
-            if self._fs.exists(temporary):
-                self._fs.rm_file(temporary)
-            raise
+            send_whole(self._fs, path, data, **how)
 
     def _path(self, key: str) -> str:
         return f"{self._root}/{key}" if key else self._root
 
     def _place(self, key: str) -> str:
         return f"{self.uri}/{key}" if key else self.uri
+
+
+def connect(uri: str, tries: int = 1, *, fresh: bool = True) -> tuple[Any, str]:
+    """The file system of a URI, which asks `tries` times itself, and the path in it; a fresh one reads credentials.
+
+    Raises StorageError.
+    """
+    fs, path = open_fs(uri, fresh=fresh)
+    protocols = (fs.protocol,) if isinstance(fs.protocol, str) else fs.protocol
+    if "s3" in protocols:
+        # s3fs and botocore each ask again for up to a minute, and neither knows of the budget.
+        fs.retries = tries
+        fs.config_kwargs = {"retries": {"total_max_attempts": 1}, **fs.config_kwargs}
+    return fs, path
+
+
+def writes_in_place(fs: Any) -> bool:
+    """Tell whether readers of a file system could see half of what is put there.
+
+    The base class's own way is to look first and then to write in place.
+    """
+    return not fs.async_impl and type(fs).pipe_file is AbstractFileSystem.pipe_file
+
+
+def send_whole(fs: Any, path: str, data: bytes, **how: str) -> None:
+    """Put bytes where they appear whole."""
+    if isinstance(fs, MemoryFileSystem):
+        with _memory:
+            fs.pipe_file(path, data, **how)
+    else:
+        fs.pipe_file(path, data, **how)
+
+
+@contextmanager
+def renamed(fs: Any, path: str) -> Iterator[str]:
+    """A name beside `path` to write under; what is there at the end gets the name `path`."""
+    folder, _, name = path.rpartition("/")
+    temporary = f"{folder}/{temporary_name(name)}"
+    fs.makedirs(folder, exist_ok=True)
+    try:
+        yield temporary
+        fs.mv(temporary, path)
+    except BaseException:
+        if fs.exists(temporary):
+            fs.rm_file(temporary)
+        raise
 
 
 def _below(folder: str, path: str) -> str:

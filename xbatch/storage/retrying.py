@@ -89,11 +89,12 @@ class Retrying:
             except Exception as e:  # noqa: BLE001 - these libraries share no base class for their errors
                 trouble = e
             kind = classify(trouble)
-            if kind in instead:
-                return instead[kind]
+            # Credentials that have run out are refused like wrong ones, so what stands for that comes last.
             if kind is Trouble.REFUSED and renewals < MAX_RENEWALS:
                 renewals += 1
                 self._renew()
+            elif kind in instead:
+                return instead[kind]
             elif kind is not Trouble.PASSING:
                 raise StorageError(f"{place}: {reason(trouble)}") from trouble
             # Full jitter: processes that were turned away together don't come back together.

@@ -1,0 +1,226 @@
+"""Watching a prefix: every file that lands under it becomes a job, once, on one engine that stays warm."""
+
+import asyncio
+import fcntl
+import itertools
+import os
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from hashlib import blake2b
+from pathlib import Path
+
+from xbatch import storage
+from xbatch.assemble.job import Job
+from xbatch.assemble.starting import EngineStarter
+from xbatch.errors import Interrupted, StorageError, UsageError
+from xbatch.job.fingerprint import edges
+from xbatch.job.inputs import find_inputs, stem_of
+from xbatch.job.places import is_answers
+from xbatch.job.spec import JobSpec
+from xbatch.run import Stop
+from xbatch.state.folder import StateFolder
+
+SETTLE_S = 10.0
+"""A file on a disk is complete once it has not changed for so long; an object in a store is from the beginning."""
+EVERY_S = 15.0
+STATE = ".xbatch"
+"""Folder below the output prefix that holds the state of every job."""
+_UNFINISHED = (".tmp", ".part")
+
+
+@dataclass(frozen=True, slots=True)
+class Unit:
+    """One version of one file."""
+
+    uri: str
+    size_bytes: int
+    version: str
+
+
+@dataclass(slots=True)
+class Seen:
+    """What a watcher has done since it began."""
+
+    complete: int = 0
+    too_many_failed: int = 0
+    unusable: int = 0
+
+
+class Watcher:
+    """Runs a job for each file under a prefix.
+
+    `spec` is the job of every file, with the prefix as its input and a prefix as its output. A file is done when the
+    report of its job is there, so several watchers may share the work, and one that was killed leaves nothing undone.
+    A file that is overwritten later is another unit: its output has a part of the new version's digest in its name.
+    """
+
+    def __init__(
+        self,
+        spec: JobSpec,
+        scratch: Path,
+        tell: Callable[[str], None],
+        before_engine: Callable[[Path], None],
+        *,
+        settle_s: float = SETTLE_S,
+    ) -> None:
+        self.seen = Seen()
+        self.stop = Stop(spec.drain_s)
+        self.job: Job | None = None
+        self._prefix, self._out = _prefixes(spec)
+        self._spec = spec
+        self._scratch = scratch
+        self._tell = tell
+        self._before_engine = before_engine
+        self._settle_s = settle_s if storage.is_local(self._prefix) else 0.0
+        self._first_seen: dict[Unit, float] = {}
+        self._finished: set[Unit] = set()
+        self._own = _own_folder(StateFolder(f"{self._out}{STATE}").path)
+        self._starter = EngineStarter(spec, self._own, self._own / "vllm.log", before_engine, tell)
+
+    @property
+    def draining_helps(self) -> bool:
+        """Rows are in flight, so stopping means to drain."""
+        return self.job is not None and self.job.draining_helps
+
+    async def poll(self) -> bool:
+        """Run a job for every file that has landed and is not done; False if some are still changing.
+
+        Raises Interrupted when stopped, EngineError, and UsageError if the store can't keep several watchers apart.
+        """
+        settled = True
+        for unit in self._units():
+            if unit in self._finished:
+                continue
+            since_s = self._first_seen.setdefault(unit, time.monotonic())
+            if time.monotonic() - since_s < self._settle_s:
+                settled = False
+            else:
+                await self._run(unit)
+        return settled
+
+    async def watch(self, every_s: float, *, once: bool) -> None:
+        """Poll until stopped, or, with `once`, until every file that has landed is done."""
+        if not storage.is_exclusive(StateFolder(f"{self._out}{STATE}").store):
+            raise UsageError(f"{self._out} does not keep several writers apart, so nothing under it can be watched for")
+        while True:
+            settled = await self.poll()
+            if once and settled:
+                return
+            pause_s = min(every_s, self._settle_s / 2) if once else every_s
+            until = time.monotonic() + pause_s
+            while time.monotonic() < until:
+                if self.stop.requests:
+                    raise Interrupted("stopped watching")
+                await asyncio.sleep(min(0.2, pause_s))
+
+    def close(self) -> None:
+        """End the engine's processes."""
+        if self.job is not None:
+            self.job.close()
+        self._starter.close()
+
+    def leave(self) -> None:
+        """As `close`, at once and from any thread, keeping what is settled."""
+        self._starter.kill()
+        if self.job is not None:
+            self.job.leave()
+
+    def _units(self) -> Iterator[Unit]:
+        try:
+            inputs, _ = find_inputs([self._prefix], is_answers)
+        except UsageError:
+            return  # nothing has landed yet
+        for uri in inputs:
+            if not uri.endswith(_UNFINISHED):
+                try:
+                    found = storage.stat(uri)
+                except FileNotFoundError:
+                    continue
+                yield Unit(uri, found.size_bytes, found.version)
+
+    async def _run(self, unit: Unit) -> None:
+        if self.stop.requests:
+            raise Interrupted("stopped watching")
+        spec = self._spec_of(unit)
+        if _is_done(spec):
+            self.seen.complete += 1
+            self._finished.add(unit)
+            return
+        self.job = Job(spec, self._scratch, self.stop, self._tell, self._before_engine, starter=self._starter)
+        try:
+            report = await self.job.run()
+        except Interrupted as e:
+            if self.stop.requests:
+                raise
+            self._tell(f"{unit.uri}: {e}")  # another watcher has it; the next poll looks again
+        except UsageError as e:
+            self.seen.unusable += 1
+            self._finished.add(unit)
+            self._tell(f"{unit.uri}: {e}")
+        except StorageError as e:
+            self._tell(f"{unit.uri}: {e}; trying again later")
+        else:
+            self._finished.add(unit)
+            failed, rows = report["request_counts"]["failed"], report["request_counts"]["total"]
+            too_many = failed > spec.allowed_failures(rows)
+            self.seen.complete += not too_many
+            self.seen.too_many_failed += too_many
+            self._tell(f"{unit.uri}: {rows:,} rows, {failed:,} failed, in {spec.output}")
+        finally:
+            self.job.close()
+            self.job = None
+
+    def _spec_of(self, unit: Unit) -> JobSpec:
+        """The job of a unit: under the file's own name if it is the first version of it, else with a digest."""
+        name = unit.uri.rsplit("/", 1)[-1]
+        digest = blake2b(f"{unit.size_bytes}|{unit.version}".encode(), digest_size=4).hexdigest()
+        for mark in ("", f".{digest}"):
+            table = "parquet" if name.endswith(".parquet") else "jsonl"
+            output = f"{self._out}{stem_of(name)}{mark}.responses.{self._spec.output_format or table}"
+            state = f"{self._out}{STATE}/{name}{mark}"
+            spec = self._spec.model_copy(update={"inputs": [unit.uri], "output": output, "state": state})
+            if _is_of(StateFolder(state), unit):
+                return spec
+        return spec
+
+
+def _is_of(folder: StateFolder, unit: Unit) -> bool:
+    """Tell whether a state is free, or that of this version of the file."""
+    if not folder.exists:
+        return True
+    began = folder.job().identity["inputs"][0]
+    if (began["size_bytes"], began["version"]) == (unit.size_bytes, unit.version):
+        return True
+    same_size = began["size_bytes"] == unit.size_bytes
+    return same_size and bool(began.get("edges")) and began["edges"] == edges(unit.uri)
+
+
+def _is_done(spec: JobSpec) -> bool:
+    """Tell whether a unit was answered, and its output is still there."""
+    report = StateFolder(str(spec.state)).report()
+    return report is not None and all(storage.exists(output["uri"]) for output in report["outputs"])
+
+
+def _prefixes(spec: JobSpec) -> tuple[str, str]:
+    if len(spec.inputs) != 1 or spec.output is None:
+        raise UsageError("watch takes one prefix to watch, and one for the outputs by -o")
+    prefix, out = (f"{uri.rstrip('/')}/" for uri in (spec.inputs[0], spec.output))
+    if storage.same_place(out).startswith(storage.same_place(prefix)):
+        raise UsageError(f"{out} lies under {prefix}: the outputs would be taken for inputs")
+    return prefix, out
+
+
+def _own_folder(state: Path) -> Path:
+    """A folder that no other living watcher on this machine has, for the engine's log and its processes' owner."""
+    for number in itertools.count(1):
+        folder = state / f"watcher-{number}"
+        folder.mkdir(parents=True, exist_ok=True)
+        fd = os.open(folder / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+        try:
+            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            os.close(fd)
+            continue
+        return folder
+    raise AssertionError

@@ -1,0 +1,34 @@
+"""`xbatch schema`: the JSON Schemas of what xbatch reads and writes."""
+
+import click
+
+NAMES = ("job", "request", "response", "status", "report")
+
+
+@click.command()
+@click.argument("name", type=click.Choice(NAMES), required=False)
+@click.option("--write", "folder", metavar="FOLDER", help="Write all of them into a folder instead.")
+def schema(*, name: str | None, folder: str | None) -> None:
+    r"""Print the JSON Schema of a job file, a line of an input or an output, a status or a report.
+
+    \b
+    job       a job file                      status  what `xbatch status --json` prints
+    request   a line of an input              report  report.json in a job's state
+    response  a line of an output
+
+    Without NAME the names are listed.
+    """
+    from xbatch.errors import XbatchError
+    from xbatch.schema.generate import text_of, write_all
+
+    if folder is not None:
+        try:
+            written = write_all(folder)
+        except XbatchError as e:
+            click.echo(f"xbatch: {e}", err=True)
+            raise SystemExit(e.exit_code) from e
+        click.echo("\n".join(f"{folder.rstrip('/')}/{file}" for file in written))
+    elif name is not None:
+        click.echo(text_of(name), nl=False)
+    else:
+        click.echo("\n".join(NAMES))

@@ -1,0 +1,78 @@
+"""From the words of a command to the fields of a job."""
+
+from typing import Any
+
+import click
+
+# vLLM's flags that users give most, under vLLM's names; every other one goes through --engine-arg.
+VLLM_FLAGS: dict[str, str] = {
+    "tokenizer": "Name or folder of the tokenizer, if it is not the model's.",
+    "revision": "Branch, tag or commit of the model.",
+    "dtype": "Number type of weights and activations.",
+    "quantization": "How the weights are quantized.",
+    "load-format": "Format of the weights.",
+    "max-model-len": "Longest prompt and answer together, in tokens.",
+    "max-num-seqs": "Sequences that run at a time.",
+    "max-num-batched-tokens": "Tokens of one step.",
+    "tensor-parallel-size": "GPUs that share one copy of the model.",
+    "pipeline-parallel-size": "Stages that the model's layers are split into.",
+    "gpu-memory-utilization": "Share of the GPU's memory to use.",
+    "seed": "Seed of the engine.",
+    "chat-template": "A chat template, or the file that holds it.",
+    "tool-call-parser": "How the model writes tool calls; turns on automatic tool choice.",
+    "reasoning-parser": "How the model marks its reasoning.",
+}
+
+
+def vllm_flags(command: Any) -> Any:
+    """Add vLLM's flags to a command."""
+    for name, text in reversed(VLLM_FLAGS.items()):
+        command = click.option(f"--{name}", metavar="VALUE", help=text)(command)
+    return command
+
+
+def pairs(_: click.Context, parameter: click.Parameter, values: tuple[str, ...]) -> dict[str, str]:
+    """Read words of the form NAME=VALUE."""
+    for value in values:
+        if "=" not in value:
+            raise click.BadParameter(f"{value!r} is not NAME=VALUE", param=parameter)
+    return dict(value.split("=", 1) for value in values)
+
+
+def names(_: click.Context, __: click.Parameter, value: str | None) -> list[str] | None:
+    """Read names with commas between them."""
+    return None if value is None else [name.strip() for name in value.split(",") if name.strip()]
+
+
+def message_list(_: click.Context, parameter: click.Parameter, value: str | None) -> list[Any] | None:
+    """Read messages as JSON has them."""
+    import json
+
+    try:
+        messages = None if value is None else json.loads(value)
+    except ValueError as e:
+        raise click.BadParameter(f"not valid JSON: {e}", param=parameter) from None
+    if messages is not None and not isinstance(messages, list):
+        raise click.BadParameter("not a list of messages", param=parameter)
+    return messages
+
+
+def fields_of(options: dict[str, Any]) -> dict[str, Any]:
+    """The fields of a job that the options of a command give; the others are left to the job file or to their defaults.
+
+    Options are named as fields, but for those that make up `engine` and `request`.
+    """
+    from xbatch.job.loading import make_request
+
+    given = {name: value for name, value in options.items() if value not in (None, (), {}) and value is not False}
+    for name in ("inputs", "served_model_name", "accept_change"):
+        given[name] = list(given.get(name, ()))
+    engine: dict[str, Any] = {"name": given.pop("engine")} if "engine" in given else {}
+    for flag in VLLM_FLAGS:
+        if (value := given.pop(flag.replace("-", "_"), None)) is not None:
+            engine[flag.replace("-", "_")] = value
+    if given.pop("trust_remote_code", False):
+        engine["trust_remote_code"] = "true"
+    given["engine"] = engine | given.pop("engine_arg", {})
+    given["request"] = make_request(*(given.pop(name, None) for name in ("prompt", "system", "messages")))
+    return {name: value for name, value in given.items() if value not in (None, [], {})}

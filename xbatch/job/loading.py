@@ -1,0 +1,135 @@
+"""From a job file and the flags of a command to a JobSpec."""
+
+import os
+import re
+from collections.abc import Callable, Mapping
+from difflib import get_close_matches
+from typing import Any, TypeAlias
+
+from pydantic import ValidationError
+
+from xbatch import storage
+from xbatch.errors import StorageError, UsageError
+from xbatch.job.spec import JobSpec
+from xbatch.job.yaml_text import BadYaml, YamlText, dumped
+
+JOB_FILE_SUFFIXES = (".yaml", ".yml")
+
+Path: TypeAlias = tuple[int | str, ...]
+"""Where a value stands among the fields."""
+
+_MERGED = ("engine", "lora_modules", "storage_options", "request")
+_MESSAGES = "messages"
+_TYPE = re.compile(r"(str|int|float|bool|list|dict|function|constrained)\b")
+_SECRET = re.compile("key|secret|token|password|passphrase|credential|connection_string", re.IGNORECASE)
+_ENGINE_SECRET = re.compile("^(hf_token|api_key)$")
+_FLAGS = {
+    "inputs": "INPUT",
+    "storage_options": "--storage-option",
+    "engine": "--engine-arg",
+    "request": "--prompt, --system or --messages",
+}
+
+
+def load_job(given: Mapping[str, Any], environment: Mapping[str, str] = os.environ) -> JobSpec:
+    """The job that a command asks for; `given` holds the fields that its words give.
+
+    If the first of `inputs` is a job file, the job is what that file says, with every given field in place of the
+    file's; of `engine`, `lora_modules` and `storage_options` single settings, of `request` its single fields.
+    Raises UsageError, with file and line, for whatever can't be understood.
+    """
+    given, inputs = dict(given), given.get("inputs") or [""]
+    if not inputs[0].endswith(JOB_FILE_SUFFIXES):
+        return _checked(given, lambda where: (0, _flag(where[0])))
+    path = inputs[0]
+    given |= {"inputs": inputs[1:]}
+    if not inputs[1:]:
+        del given["inputs"]
+    text = read_job_file(path, environment)
+
+    def place(where: Path) -> tuple[int, str]:
+        name = where[0]
+        if name in given and (name not in text.fields or name not in _MERGED):
+            return 0, _flag(name)
+        line = text.line(where) or 0
+        return line, f"{path}:{line}: {_name(where)}" if line else f"{path}: {name}"
+
+    return _checked(_overridden(text.fields, given), place)
+
+
+def read_job_file(path: str, environment: Mapping[str, str] = os.environ) -> YamlText:
+    """What a job file says, wherever it lies.
+
+    Raises UsageError.
+    """
+    try:
+        with storage.open_read(path) as file:
+            return YamlText(file.read().decode(), environment)
+    except BadYaml as e:
+        raise UsageError(f"{path}:{e.line}: {e}" if e.line else f"{path}: {e}") from None
+    except UnicodeDecodeError as e:
+        raise UsageError(f"{path}: not valid UTF-8: {e.reason} at byte {e.start}") from None
+    except (OSError, StorageError) as e:
+        raise UsageError(f"{path}: {getattr(e, 'strerror', None) or e}") from e
+
+
+def make_request(prompt: str | None, system: str | None, messages: list[Any] | None) -> dict[str, Any] | None:
+    """A chat's request template: a system message, messages, and a user's message at their end; None without any."""
+    if prompt is None and system is None and messages is None:
+        return None
+    first = [{"role": "system", "content": system}] if system is not None else []
+    last = [{"role": "user", "content": prompt}] if prompt is not None else []
+    return {_MESSAGES: [*first, *(messages or []), *last]}
+
+
+def shown_job(spec: JobSpec) -> str:
+    """The job as a job file, with everything filled in; secrets of stores are hidden."""
+    said = spec.model_dump(mode="json").items()
+    fields = {name: value for name, value in said if value not in (None, [], {}) and value is not False}
+    for name, secret in (("storage_options", _SECRET), ("engine", _ENGINE_SECRET)):
+        if options := fields.get(name):
+            fields[name] = {key: "***" if secret.search(key) else value for key, value in options.items()}
+    return dumped(fields)
+
+
+def _overridden(fields: dict[str, Any], given: dict[str, Any]) -> dict[str, Any]:
+    merged = fields | given
+    for name in _MERGED:
+        ours, theirs = fields.get(name), given.get(name)
+        if isinstance(ours, dict) and isinstance(theirs, dict):
+            kept = {k: v for k, v in ours.items() if not (name == "request" and k in ("prompt", _MESSAGES))}
+            merged[name] = kept | theirs
+    return merged
+
+
+def _checked(fields: dict[str, Any], place: Callable[[Path], tuple[int, str]]) -> JobSpec:
+    try:
+        return JobSpec(**fields)
+    except ValidationError as e:
+        mistakes: dict[tuple[int, str], str] = {}  # of several for one value, as a union has them, the first is told
+        for each in e.errors():
+            mistakes.setdefault(place(each["loc"]), _told(each))
+    raise UsageError("\n".join(f"{where}: {what}" for (_, where), what in sorted(mistakes.items())))
+
+
+def _name(where: Path) -> str:
+    """A field as users write it, without the types by which pydantic tells the parts of a union apart."""
+    steps = [f"[{step}]" if isinstance(step, int) else f".{step}" for step in where if not _TYPE.match(str(step))]
+    return "".join(steps).lstrip(".")
+
+
+def _flag(name: int | str) -> str:
+    return _FLAGS.get(str(name), f"--{str(name).replace('_', '-')}")
+
+
+def _told(mistake: Any) -> str:
+    if mistake["type"] == "extra_forbidden":
+        close = get_close_matches(str(mistake["loc"][0]), JobSpec.model_fields, 1)
+        return f"no field of a job{f'; did you mean {close[0]}?' if close else ''}"
+    if mistake["loc"] == ("inputs",) and mistake["type"] == "missing":
+        return "give files, globs, folders or URIs"
+    if mistake["type"] == "string_pattern_mismatch":
+        return f"should be a number or a share such as 1%, not {mistake['input']!r}"
+    message = str(mistake["msg"]).removeprefix("Value error, ").removeprefix("Input ").replace("dictionary", "mapping")
+    given = mistake["input"]
+    return f"{message}, not {given!r}" if message.startswith("should") and not isinstance(given, dict) else message

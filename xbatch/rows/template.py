@@ -1,0 +1,207 @@
+"""From the columns of a row to a request's body, by templates.
+
+Language: Jinja2, in its sandbox. The templates are the user's own, like the command; what they see of a row is data and
+is never read as a template.
+"""
+
+import json
+import math
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any, TypeAlias
+
+from jinja2 import StrictUndefined, TemplateSyntaxError, UndefinedError, meta, nodes
+from jinja2.environment import TemplateExpression
+from jinja2.sandbox import ImmutableSandboxedEnvironment
+from jinja2.utils import missing
+
+from xbatch.errors import UsageError
+
+TEXT_KEYS = frozenset(("content", "prompt", "text", "custom_id"))
+"""Keys whose value is text, whatever the column's type, unless it is a list or an object."""
+
+_MARKS = ("{{", "{%", "{#")
+_SHOWN_COLUMNS = 20
+_NOT_PURE = ("random",)
+_ROW = "row"
+_GLOBALS = ("range", "dict", "namespace")
+
+Part: TypeAlias = Callable[[dict[str, Any]], Any]
+"""What makes one value of the body from the names that a template may use."""
+
+
+class TemplateError(Exception):
+    """A row from which the template makes no body; `code` is the failure's code."""
+
+    def __init__(self, code: str, message: str) -> None:
+        super().__init__(message)
+        self.code = code
+
+
+class _Null(Exception):
+    """A text would have held the word None."""
+
+
+class _Missing(StrictUndefined):
+    """A name that is no column."""
+
+    __slots__ = ()
+
+    @property
+    def _undefined_message(self) -> str:
+        if self._undefined_obj is missing and not self._undefined_hint:
+            return f"column {self._undefined_name!r} is missing"
+        return super()._undefined_message
+
+
+class _Environment(ImmutableSandboxedEnvironment):
+    """Jinja2's sandbox, for JSON data: a row can't be changed, and the same row always gives the same text."""
+
+    def __init__(self) -> None:
+        super().__init__(undefined=_Missing, finalize=_not_null, trim_blocks=True, lstrip_blocks=True)
+        self.globals = {name: self.globals[name] for name in _GLOBALS}
+        self.filters["tojson"] = _to_json  # Jinja2's own is for HTML and writes < as \u003c
+        for name in _NOT_PURE:
+            del self.filters[name]
+
+    def getattr(self, obj: Any, attribute: str) -> Any:
+        """`a.items` is the field of that name if there is one, else the method."""
+        if isinstance(obj, dict) and attribute in obj:
+            return obj[attribute]
+        return super().getattr(obj, attribute)
+
+
+class RequestTemplate:
+    """Makes bodies from rows.
+
+    `spec` is the body, of any structure; each text in it is a template over the row's columns, all of which are also in
+    `row`, as in `{{ row['a name'] }}`. A text that is one expression and nothing else, such as `{{ messages }}`, gives
+    that value with its type; any other text gives text.
+
+    Raises UsageError, which names the place, if a text is no template.
+    """
+
+    def __init__(self, spec: Mapping[str, Any]) -> None:
+        environment = _Environment()
+        self._part = _compile(environment, dict(spec), "", text_only=False)
+        names = frozenset().union(*(meta.find_undeclared_variables(environment.parse(text)) for text in _texts(spec)))
+        self.columns: frozenset[str] = frozenset() if _ROW in names else names
+        """The columns that the templates name; none if they may look at all of them."""
+
+    def body(self, row: dict[str, Any]) -> dict[str, Any]:
+        """Make the body for a row.
+
+        Raises TemplateError (`template_failed`): a column is missing or null where a text needs it, or whatever else
+        Jinja2 says.
+        """
+        try:
+            body: dict[str, Any] = self._part({_ROW: row} | row)
+        except UndefinedError as e:
+            raise TemplateError("template_failed", f"the template failed: {e}; the row has: {_columns(row)}") from None
+        except _Null:
+            raise TemplateError("template_failed", f"the template failed: {_null(row)}") from None
+        except Exception as e:  # noqa: BLE001 - whatever a template raises is the row's trouble
+            what = str(e) or type(e).__name__
+            raise TemplateError("template_failed", f"the template failed: {what}") from None
+        return body
+
+
+def _compile(environment: _Environment, spec: Any, place: str, *, text_only: bool) -> Part:
+    if isinstance(spec, dict):
+        parts = {
+            str(key): _compile(environment, value, f"{place}.{key}".lstrip("."), text_only=key in TEXT_KEYS)
+            for key, value in spec.items()
+        }
+        return lambda names: {key: part(names) for key, part in parts.items()}
+    if isinstance(spec, list):
+        each = [_compile(environment, v, f"{place}[{i}]", text_only=text_only) for i, v in enumerate(spec)]
+        return lambda names: [part(names) for part in each]
+    if not isinstance(spec, str) or not any(mark in spec for mark in _MARKS):
+        return lambda _: spec
+    try:
+        tree = environment.parse(spec)
+        if (expression := _single_expression(tree)) is not None:
+            return _value(environment, expression, place, text_only=text_only)
+        render = environment.from_string(spec).render
+    except TemplateSyntaxError as e:
+        line = f", line {e.lineno}" if "\n" in spec else ""
+        raise UsageError(f"{place}{line}: {e.message}") from None
+    return render
+
+
+def _texts(spec: Any) -> Iterator[str]:
+    if isinstance(spec, (dict, list)):
+        for each in spec.values() if isinstance(spec, dict) else spec:
+            yield from _texts(each)
+    elif isinstance(spec, str):
+        yield spec
+
+
+def _single_expression(tree: nodes.Template) -> nodes.Expr | None:
+    if len(tree.body) != 1 or not isinstance(output := tree.body[0], nodes.Output) or len(output.nodes) != 1:
+        return None
+    return None if isinstance(output.nodes[0], nodes.TemplateData) else output.nodes[0]
+
+
+def _value(environment: _Environment, expression: nodes.Expr, place: str, *, text_only: bool) -> Part:
+    """The value of an expression, not its text; as `Environment.compile_expression` does it."""
+    if isinstance(expression, nodes.Name) and expression.name not in _GLOBALS:
+        name = expression.name
+
+        def look_up(names: dict[str, Any]) -> Any:
+            return names[name] if name in names else str(environment.undefined(name=name))
+    else:
+        assign = nodes.Assign(nodes.Name("result", "store"), expression, lineno=1)
+        template = environment.from_string(nodes.Template([assign], lineno=1))
+        evaluate = TemplateExpression(template, undefined_to_none=False)
+
+        def look_up(names: dict[str, Any]) -> Any:
+            return _json(evaluate(names), place)
+
+    if not text_only:
+        return look_up
+
+    def as_text(names: dict[str, Any]) -> Any:
+        value = look_up(names)
+        return value if isinstance(value, (str, list, dict)) else str(_not_null(value))
+
+    return as_text
+
+
+def _json(value: Any, place: str) -> Any:
+    """The value as JSON has it; an undefined one says so."""
+    if value is None or isinstance(value, (bool, int)):
+        return value
+    if isinstance(value, str):
+        return str(value)
+    if isinstance(value, float) and math.isfinite(value):
+        return value
+    if isinstance(value, (list, tuple)):
+        return [_json(each, place) for each in value]
+    if isinstance(value, dict):
+        return {str(key): _json(each, place) for key, each in value.items()}
+    if isinstance(value, StrictUndefined):
+        return str(value)  # raises, and names what is missing
+    what = value if isinstance(value, float) else f"a {type(value).__name__}"
+    raise TypeError(f"{place} is {what}, which JSON does not have")
+
+
+def _not_null(value: Any) -> Any:
+    if value is None:
+        raise _Null
+    return value
+
+
+def _null(row: dict[str, Any]) -> str:
+    names = [name for name, value in row.items() if value is None]
+    columns = f" (null in this row: {', '.join(names[:_SHOWN_COLUMNS])})" if names else ""
+    return f"a text would hold null{columns}; write {{{{ x or '' }}}} where that is meant"
+
+
+def _columns(row: dict[str, Any]) -> str:
+    names = list(row)
+    more = f" and {len(names) - _SHOWN_COLUMNS} more" if len(names) > _SHOWN_COLUMNS else ""
+    return ", ".join(names[:_SHOWN_COLUMNS]) + more if names else "no columns"
+
+
+def _to_json(value: Any, indent: int | None = None) -> str:
+    return json.dumps(value, ensure_ascii=False, indent=indent)

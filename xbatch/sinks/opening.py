@@ -1,0 +1,88 @@
+"""From the names of outputs to a sink."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cache, partial
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from xbatch.errors import UsageError
+from xbatch.sinks import Sink
+from xbatch.sinks.answers import read_answer
+from xbatch.sinks.blocks import Block
+from xbatch.sinks.building import Format
+from xbatch.sinks.files import FileSink
+from xbatch.sinks.jsonl import Additions, JsonlFormat, codec_of
+from xbatch.sinks.parsed import Field, fields_of, parse_answer
+from xbatch.sources import Source
+
+PARQUET = ".parquet"
+
+
+@dataclass(frozen=True, slots=True)
+class SinkOptions:
+    """How outputs are written."""
+
+    carried: Sequence[Source] | None = None
+    """The inputs, in order, if their columns are to be written: to Parquet always, to JSONL with `with_input`."""
+    columns: Sequence[str] | None = None
+    """The columns to write; None for all."""
+    max_file_bytes: int | None = None
+    """Outputs are cut into parts of at most so many bytes."""
+    parsed: Mapping[str, Any] | None = None
+    """The JSON Schema of the answers, if they are to be parsed."""
+    with_input: bool = False
+    """JSONL has what a row carries as `input`."""
+    bodies: bool = False
+    """The lines are bare bodies, not lines of OpenAI's batch output."""
+
+
+def open_sink(targets: Sequence[str], errors: str | None, spool: Path, options: SinkOptions) -> Sink:
+    """The sink for outputs: Parquet, or JSONL with the compression that a name asks for.
+
+    Raises UsageError if the options don't go together.
+    """
+    files = [*targets, *([errors] if errors else [])]
+    parquet = any(name.endswith(PARQUET) for name in files)
+    if parquet and options.bodies:
+        raise UsageError("--format body can't be Parquet, which has columns of its own")
+    if options.columns is not None and not (parquet or options.with_input):
+        raise UsageError("--columns is for Parquet, or for JSONL with --with-input")
+    fields = fields_of(options.parsed) if options.parsed is not None else None
+
+    @cache
+    def form(kind: Any) -> Format:
+        if kind == PARQUET:
+            from xbatch.sinks.parquet import ParquetFormat
+
+            return ParquetFormat(options.carried or (), options.columns, fields, options.max_file_bytes)
+        return JsonlFormat(kind, tuple(_additions(options, fields)))
+
+    def format_of(name: str) -> Format:
+        return form(PARQUET if name.endswith(PARQUET) else codec_of(name))
+
+    carried = options.carried if parquet or options.with_input else None
+    return FileSink(targets, errors, spool, format_of, carried, options.max_file_bytes)
+
+
+def _additions(options: SinkOptions, fields: list[Field] | None) -> list[Additions]:
+    found: list[Additions] = []
+    if fields is not None and not options.bodies:
+        found.append(partial(_parsed, fields))
+    if options.with_input:
+        from xbatch.sinks.parquet import input_fields
+
+        found.append(partial(input_fields, columns=options.columns))
+    return found
+
+
+def _parsed(fields: list[Field], block: Block) -> list[bytes]:
+    """The parsed answer of each row as `,"parsed":{...}`, and with `,"parse_error":"..."` what is wrong with it."""
+    lines = []
+    for row in block.rows:
+        parsed = parse_answer(read_answer(row.line), fields)
+        line = b',"parsed":' + parsed.text.encode() if parsed.text is not None else b""
+        lines.append(line + (b',"parse_error":' + msgspec.json.encode(parsed.error) if parsed.error else b""))
+    return lines

@@ -1,0 +1,35 @@
+"""From a URI to a source."""
+
+from dataclasses import dataclass
+
+from xbatch import storage
+from xbatch.sources import Source
+from xbatch.sources.jsonl import MAX_LINE_BYTES, JsonlSource
+from xbatch.sources.looking import reading
+
+_PARQUET = (b"PAR1", b"PARE")
+"""How Parquet files begin; the second if even their schema is encrypted."""
+
+
+@dataclass(frozen=True, slots=True)
+class SourceOptions:
+    """How inputs are read."""
+
+    max_line_bytes: int = MAX_LINE_BYTES
+    """Longest row; a longer one is passed over."""
+    template_columns: frozenset[str] | None = None
+    """With a template, the columns that it looks at, or none for all; None without a template."""
+
+
+def open_source(uri: str, shown_as: str, options: SourceOptions) -> Source:
+    """The source for an input, by what its first bytes are; an empty file is JSONL without rows.
+
+    Raises UsageError if it can't be read.
+    """
+    with reading(shown_as), storage.open_read(uri) as file:
+        head = file.read(4)
+    if head.startswith(_PARQUET):
+        from xbatch.sources.parquet.source import ParquetSource
+
+        return ParquetSource(uri, shown_as, options.max_line_bytes, options.template_columns)
+    return JsonlSource(uri, options.max_line_bytes, shown_as)

@@ -1,0 +1,1 @@
+"""Rows from Parquet files. pyarrow decodes; it never opens a file itself."""

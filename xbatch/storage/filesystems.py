@@ -1,0 +1,116 @@
+"""From a URI to the file system that fsspec opens for it, with the options that the user has given."""
+
+import contextlib
+import json
+from collections.abc import Iterator, Mapping
+from typing import Any, cast
+
+from fsspec.core import split_protocol, url_to_fs
+from fsspec.registry import available_protocols, get_filesystem_class
+
+from xbatch.errors import StorageError, UsageError
+from xbatch.storage.naming import is_local, local_path
+
+READ_ONLY = ("http", "https")
+
+# Values under these names stay texts, whatever they look like.
+_TEXTS = {"key", "secret", "token", "password", "passphrase", "username", "account_key", "sas_token", "client_secret"}
+# These hand every option on to the library below, which does not know those of fsspec.
+_HANDS_ON = {"sftp", "ssh", "smb"}
+
+_options: dict[str, Any] = {}
+
+
+def set_options(given: Mapping[str, str]) -> None:
+    """Have every file system opened with these options from here on.
+
+    Dotted names nest: `client_kwargs.endpoint_url`. A name that begins with a protocol, as in `s3.anon`, is for file
+    systems of that protocol only. Values are JSON where they can be, else texts. Raises UsageError.
+    """
+    options: dict[str, Any] = {}
+    for name, text in given.items():
+        *folders, last = name.split(".")
+        inner = options
+        for folder in folders:
+            inner = inner.setdefault(folder, {})
+            if not isinstance(inner, dict):
+                raise UsageError(f"--storage-option {name}: {folder} has a value of its own")
+        if not all([*folders, last]) or isinstance(inner.get(last), dict):
+            raise UsageError(f"--storage-option {name}: not a name")
+        inner[last] = _value(last, text)
+    _options.clear()
+    _options.update(options)
+
+
+def open_fs(uri: str, *, fresh: bool) -> tuple[Any, str]:
+    """The file system of a URI and the path in it; a fresh one has read the credentials again.
+
+    Its listings are never remembered. Raises StorageError if fsspec doesn't know it, or what it needs for it is not
+    installed.
+    """
+    protocols = _protocols(uri)
+    options = {name: value for name, value in _options.items() if name not in _known() or name in protocols}
+    if not _HANDS_ON & set(protocols):
+        options["use_listings_cache"] = False
+    try:
+        return cast("tuple[Any, str]", url_to_fs(uri, skip_instance_cache=fresh, **options))
+    except ImportError as e:
+        raise StorageError(f"{uri}: {e}; xbatch's extras s3, gcs, azure and sftp bring what those need") from e
+    except ValueError as e:
+        raise StorageError(f"{uri}: {e}") from e
+
+
+@contextlib.contextmanager
+def connected(fs: Any) -> Iterator[None]:
+    """Connect again if the one connection that a file system lives on has ended, which becomes a ConnectionError."""
+    try:
+        yield
+    except Exception as e:
+        if not _has_hung_up(fs):
+            raise
+        with contextlib.suppress(Exception):  # then the next try meets the same and comes here again
+            fs._connect()  # noqa: SLF001 - in place, for everybody who has been given it
+        raise ConnectionError(f"the connection has ended: {e}") from e
+
+
+def protocol_of(uri: str) -> str:
+    """How a URI is reached: `file` on this machine, else what stands before `://`."""
+    return "file" if is_local(uri) else _protocols(uri)[0]
+
+
+def same_place(uri: str) -> str:
+    """A name that two URIs share if they name one place."""
+    if is_local(uri):
+        return str(local_path(uri).resolve())
+    with contextlib.suppress(ImportError, ValueError):
+        found = get_filesystem_class(protocol_of(uri))
+        kind = found.protocol if isinstance(found.protocol, str) else found.protocol[0]
+        # With a host in the URI the path alone would not tell one server from another.
+        path = uri.split("://", 1)[1] if found._get_kwargs_from_urls(uri) else found._strip_protocol(uri)  # noqa: SLF001
+        return f"{kind}://{str(path).strip('/')}"
+    return uri
+
+
+def _has_hung_up(fs: Any) -> bool:
+    """Paramiko's errors do not tell a connection that has ended from an answer that is no good; its transport does."""
+    if "sftp" not in fs.protocol or not hasattr(fs, "client"):
+        return False
+    transport = fs.client.get_transport()
+    return transport is None or not transport.is_active()
+
+
+def _protocols(uri: str) -> tuple[str, ...]:
+    return tuple(split_protocol(part)[0] or part for part in uri.split("::"))
+
+
+def _known() -> set[str]:
+    return set(available_protocols())
+
+
+def _value(name: str, text: str) -> Any:
+    if name in _TEXTS:
+        return text
+    try:
+        return json.loads(text)
+    except ValueError:
+        return text

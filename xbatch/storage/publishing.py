@@ -1,0 +1,81 @@
+"""Finished files, given their final names wherever those lie."""
+
+from pathlib import Path
+
+from xbatch.errors import StorageError, StorageUnavailable, UsageError
+from xbatch.storage.filesystems import READ_ONLY, protocol_of
+from xbatch.storage.local import check_writable, is_disk_trouble, make_folder, publish_file, translated
+from xbatch.storage.local import sweep_beside as sweep_beside_path
+from xbatch.storage.naming import is_local, local_path
+from xbatch.storage.remote_file import RemoteFile
+
+
+def publish_to(uri: str, path: Path) -> None:
+    """Give a finished, synced file of this machine its final name, in place of what was there.
+
+    Whole or not at all, and durable on return. The file at `path` may be gone afterwards. Raises StorageError.
+    """
+    if not is_local(uri):
+        RemoteFile(uri).publish(path)
+        return
+    target = local_path(uri)
+    with translated(uri):
+        make_folder(target.parent)
+        publish_file(path, target)
+
+
+def exists(uri: str) -> bool:
+    """Tell whether there is a file. Raises StorageError."""
+    return local_path(uri).is_file() if is_local(uri) else RemoteFile(uri).exists
+
+
+def remove(uri: str) -> None:
+    """Remove a file, if it is there. Raises StorageError."""
+    if not is_local(uri):
+        RemoteFile(uri).delete()
+        return
+    with translated(uri):
+        local_path(uri).unlink(missing_ok=True)
+
+
+def names_beside(uri: str) -> list[str]:
+    """Names of what lies in the folder of a file, there or not, in order. Raises StorageError."""
+    if not is_local(uri):
+        return RemoteFile(uri).names_beside()
+    folder = local_path(uri).parent
+    with translated(str(folder)):
+        return sorted(each.name for each in folder.iterdir()) if folder.is_dir() else []
+
+
+def sweep_beside(uri: str, *, prefix: bool = False) -> None:
+    """Remove what killed processes have left of a file that was to be published; only while nobody publishes it.
+
+    On S3 that is its uploads that never ended. With `prefix` it is that of all files beside it whose names begin with
+    its name. Raises StorageError.
+    """
+    if is_local(uri):
+        with translated(uri):
+            sweep_beside_path(local_path(uri), prefix=prefix)
+    else:
+        RemoteFile(uri).sweep(prefix=prefix)
+
+
+def check_uri_writable(uri: str) -> None:
+    """Find out whether a file could be published there, leaving nothing behind.
+
+    Raises UsageError if the place is wrong, StorageError if it is in trouble.
+    """
+    if protocol_of(uri) in READ_ONLY:
+        raise UsageError(f"the output {uri} can't be written: HTTP is for inputs only")
+    try:
+        if is_local(uri):
+            check_writable(local_path(uri))
+        else:
+            RemoteFile(uri).try_out()
+    except OSError as e:
+        kind = StorageError if is_disk_trouble(e) else UsageError
+        raise kind(f"the output {uri} can't be written: {e.strerror or e}") from e
+    except StorageUnavailable:
+        raise
+    except StorageError as e:
+        raise UsageError(f"the output can't be written: {e}") from e
