@@ -6,7 +6,16 @@ from pathlib import Path
 
 import pytest
 import serving
+from servers import MissingServer, Place, Servers, reached
 from serving import Body, Ended
+
+
+@pytest.fixture(scope="session")
+def servers(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Servers]:
+    """Real stores, each of them started by the first test that asks for it."""
+    found = Servers(tmp_path_factory.mktemp("servers"))
+    yield found
+    found.stop()
 
 
 @dataclass(frozen=True)
@@ -98,3 +107,17 @@ def interrupted(tmp_path_factory: pytest.TempPathFactory) -> Interrupted:
 def engine_alone(tmp_path_factory: pytest.TempPathFactory) -> Body:
     """What `VllmEngine` itself gives in a process of its own: the contract's cases, and all demo questions."""
     return serving.run_engine_script(tmp_path_factory.mktemp("engine"))
+
+
+@pytest.fixture
+def place(servers: Servers, request: pytest.FixtureRequest) -> Iterator[Place]:
+    """A new folder in a store, which this process reaches; the store by the test's parameter, S3 without one."""
+    try:
+        found = servers.place(getattr(request, "param", "s3"))
+    except MissingServer as e:
+        pytest.skip(str(e))
+    with reached(found):
+        yield found
+    if hasattr(servers, "s3"):
+        servers.s3.faults.clear()
+        servers.s3.fault_method = "PUT"

@@ -1,5 +1,6 @@
 """A real S3 server on this machine that can be told to misbehave."""
 
+import re
 import socket
 import threading
 from collections.abc import Callable, Iterable, Iterator
@@ -23,6 +24,8 @@ ANSWERS = {
 }
 """Faults by name, each with the status and the code that S3 gives them."""
 
+_CREDENTIAL = re.compile(r"Credential=(\w+)/")
+
 
 class _Quiet(MotoRequestHandler):
     protocol_version = "HTTP/1.1"
@@ -40,6 +43,8 @@ class ObjectStore:
     """What befalls the next requests, one each: a name from ANSWERS, `drop-before` or `drop-after`."""
     seen: list[tuple[str, str]] = field(default_factory=list)
     """Method and path of every request."""
+    keys: list[str] = field(default_factory=list)
+    """The access key of every request that is signed."""
     fault_method: str = "PUT"
     """The only method that they befall."""
     down: bool = False
@@ -72,6 +77,8 @@ class ObjectStore:
 
     def _answer(self, environ: dict[str, Any], start: Start) -> Iterable[bytes]:
         self.seen.append((environ["REQUEST_METHOD"], environ["PATH_INFO"]))
+        if signed := _CREDENTIAL.search(environ.get("HTTP_AUTHORIZATION", "")):
+            self.keys.append(signed[1])
         if self.down:
             return _hang_up(environ)
         fault = self._fault(environ["REQUEST_METHOD"])

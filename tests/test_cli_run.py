@@ -125,7 +125,6 @@ def test_max_failures(tmp_path: Path, allowed: str | None, code: int) -> None:
         ["--errors", "in.jsonl"],
         ["--errors", "in.responses.jsonl"],
         ["-o", "in.jsonl/out.jsonl"],
-        ["-o", "s3://bucket/out.jsonl"],
         ["--errors", "in.jsonl/errors.jsonl"],
         ["--state", "in.jsonl"],
         ["--state", "in.jsonl/state"],

@@ -14,7 +14,9 @@ from xbatch.errors import StorageError, UsageError
 from xbatch.planning.shards import ShardCutter
 from xbatch.rows.row import Row
 from xbatch.rows.shard import Shard
+from xbatch.sources import Source, kept
 from xbatch.sources.jsonl import JsonlSource
+from xbatch.sources.opening import SourceOptions, open_source
 
 ROOT = Path(__file__).resolve().parent.parent
 BOM = b"\xef\xbb\xbf"
@@ -25,6 +27,11 @@ def source(folder: Path, data: bytes, max_line_bytes: int = 1 << 20) -> JsonlSou
     path = folder / "in.jsonl"
     path.write_bytes(data)
     return JsonlSource(str(path), max_line_bytes)
+
+
+def opened(folder: Path, data: bytes) -> Source:
+    (folder / "in").write_bytes(data)
+    return open_source(str(folder / "in"), "in", SourceOptions())
 
 
 def rows(folder: Path, data: bytes) -> list[tuple[int, bytes]]:
@@ -102,13 +109,17 @@ def test_a_huge_line_costs_no_memory(tmp_path: Path) -> None:
             file.write(b"x" * 1_000_000)
         file.write(b'"}\n{"prompt": "b"}\n')
     script = (
-        "import resource, sys\n"
+        "import re, sys\n"
+        "from pathlib import Path\n"
         "from xbatch.sources.jsonl import JsonlSource\n"
+        "def peak_kib():\n"
+        "    # The peak that getrusage tells is at least that of the process which has started this one.\n"
+        "    return int(re.search(r'VmHWM:\\s*(\\d+)', Path('/proc/self/status').read_text())[1])\n"
         "source = JsonlSource(sys.argv[1], 1_000_000)\n"
-        "before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss\n"
+        "before = peak_kib()\n"
         "rows = list(source.scan(0))\n"
         "print([(r.too_long, r.num_bytes, len(r.data) < 1000) for r in rows])\n"
-        "print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before)\n"
+        "print(peak_kib() - before)\n"
     )
     command = [sys.executable, "-c", script, str(path)]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
@@ -137,6 +148,30 @@ def test_shards_give_what_the_scan_gave(lines: list[bytes], end: bool, max_rows:
         assert [row for shard in reversed(cut) for row in jsonl.read(shard)] == [
             row for shard in reversed(cut) for row in scanned[shard.first_row : shard.first_row + shard.rows]
         ]
+
+
+def test_what_is_kept_open_is_bounded(tmp_path: Path) -> None:
+    """However many files a job has, only a few of them stay open between two shards."""
+    before = len(os.listdir("/proc/self/fd"))
+    for i in range(4 * kept.MAX_KEPT):
+        (tmp_path / str(i)).write_bytes(gzip.compress(b"{}\n" * 4))
+        jsonl = JsonlSource(str(tmp_path / str(i)))
+        first, _ = shards(list(jsonl.scan(0)), 2, 1000)
+        assert len(list(jsonl.read(first))) == 2
+    assert len(os.listdir("/proc/self/fd")) <= before + kept.MAX_KEPT
+
+
+def test_a_reading_that_is_given_up_keeps_nothing(tmp_path: Path) -> None:
+    """A shard of which only some rows were read leaves no file open, and is read again from its first row."""
+    jsonl = source(tmp_path, b"{}\n" * 9)
+    scanned = list(jsonl.scan(0))
+    _, second, _ = shards(scanned, 3, 1000)
+    before = len(os.listdir("/proc/self/fd"))
+    half = jsonl.read(second)
+    assert next(half) == scanned[3]
+    del half
+    assert len(os.listdir("/proc/self/fd")) == before
+    assert list(jsonl.read(second)) == scanned[3:6]
 
 
 def test_read_tells_of_repeats(tmp_path: Path) -> None:
@@ -168,34 +203,43 @@ def test_a_file_that_vanished(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("data", "what"),
     [
-        (gzip.compress(b"{}\n"), "gzip"),
-        (b"BZh91AY&SY", "bzip2"),
-        (b"\xfd7zXZ\x00\x00", "xz"),
-        (b"\x28\xb5\x2f\xfd\x24\x00", "zstd"),
-        (b"PAR1\x15\x04", "Parquet"),
+        (b"PK\x03\x04\x14\x00", "zip"),
+        (b"\x04\x22\x4d\x18\x64\x40", "lz4"),
+        (b"Obj\x01\x04\x14", "Avro"),
+        (b"in.jsonl".ljust(257, b"\0") + b"ustar\x0000", "tar"),
         ('{"a":1}\n'.encode("utf-16"), "UTF-16"),
         (b"\xfe\xff" + '{"a":1}\n'.encode("utf-16-be"), "UTF-16"),
+        ('{"a":1}\n'.encode("utf-16-le"), "UTF-16"),
+        (gzip.compress('{"a":1}\n'.encode("utf-16")), "UTF-16"),
+        (gzip.compress(b"in.jsonl".ljust(257, b"\0") + b"ustar\x0000"), "tar"),
+        (gzip.compress(b"PAR1\x15\x04"), "Parquet"),
+        (gzip.compress(gzip.compress(b"{}\n")), "compressed twice"),
     ],
-    ids=["gzip", "bzip2", "xz", "zstd", "parquet", "utf-16-le", "utf-16-be"],
+    ids=["zip", "lz4", "avro", "tar", "utf-16", "utf-16-be", "no-mark", "utf-16.gz", "tar.gz", "parquet.gz", "gz.gz"],
 )
 def test_other_formats_are_refused(tmp_path: Path, data: bytes, what: str) -> None:
     """A file that evidently is no JSONL is refused at once by the name of what it is."""
     with pytest.raises(UsageError, match=what):
-        source(tmp_path, data).check()
+        opened(tmp_path, data).check()
 
 
 @pytest.mark.parametrize("data", [b"", b"\n", b"{}", BOM + b"{}", b"nonsense"])
 def test_anything_else_is_let_in(tmp_path: Path, data: bytes) -> None:
-    """Whatever might be lines of text is let in: single rows are judged later."""
-    source(tmp_path, data).check()
+    """Whatever might be lines of text is let in: single rows are judged later, an empty file has none."""
+    jsonl = opened(tmp_path, data)
+    jsonl.check()
+    assert isinstance(jsonl, JsonlSource)
+    assert jsonl.carried_schema is None
+    assert list(jsonl.carried(0, 1)) == []
 
 
 def test_missing_and_folders_are_refused(tmp_path: Path) -> None:
     """A path that does not exist, or is a folder, is refused with a sentence."""
-    with pytest.raises(UsageError, match="does not exist"):
-        JsonlSource(str(tmp_path / "none.jsonl")).check()
-    with pytest.raises(UsageError, match="folder"):
-        JsonlSource(str(tmp_path)).check()
+    for path, what in ((tmp_path / "none.jsonl", "does not exist"), (tmp_path, "is a folder")):
+        with pytest.raises(UsageError, match=what):
+            JsonlSource(str(path)).check()
+        with pytest.raises(UsageError, match=what):
+            open_source(str(path), "shown", SourceOptions())
 
 
 def test_unreadable_is_refused(tmp_path: Path) -> None:
