@@ -10,6 +10,7 @@ from pathlib import Path
 
 import object_store
 import pytest
+from servers import Place
 from test_cli_run import ENV, chat, ids, wait_for, write
 
 
@@ -175,3 +176,15 @@ def test_prefixes_in_a_store(tmp_path: Path) -> None:
         read = "import fsspec; print(fsspec.filesystem('s3').cat_file('box/out/a.responses.jsonl').decode(), end='')"
         shown = subprocess.run([sys.executable, "-c", read], env=env, capture_output=True, check=True).stdout
         assert len(shown.splitlines()) == 5
+
+
+@pytest.mark.parametrize("place", ["rclone"], indirect=True)
+def test_store_that_ignores_conditions(place: Place, tmp_path: Path) -> None:
+    """Where several watchers could not be kept apart, none may watch."""
+    words = ["watch", f"{place.uri}/in", "-o", f"{place.uri}/out", "--once", "--engine", "fake"]
+    env = {**ENV, **place.env, "XDG_STATE_HOME": str(tmp_path / "home")}
+    done = subprocess.run(
+        [sys.executable, "-m", "xbatch", *words], env=env, cwd=tmp_path, capture_output=True, check=False, timeout=60
+    )
+    assert done.returncode == 2, done.stderr
+    assert b"does not keep several writers apart" in done.stderr

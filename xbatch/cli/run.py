@@ -72,7 +72,7 @@ class _Run(click.Command):
 @click.option("--quiet", is_flag=True, help="Show errors only.")
 @click.option("--engine", type=click.Choice(["vllm", "fake"]), hidden=True)
 def run(**options: Any) -> None:
-    r"""Answer every row of the inputs.
+    """Answer every row of the inputs.
 
     INPUT is a file, a glob, a folder, or - for standard input; or a job file (.yaml), whose fields the flags
     override. Rows are OpenAI batch lines, bare bodies of /v1/chat/completions and /v1/completions, or with --prompt
@@ -82,7 +82,7 @@ def run(**options: Any) -> None:
     Exit codes:
       0   complete          2   can't be used, nothing was run   4   storage failed
       1   too many failed   3   the engine failed                75  interrupted, run it again
-    """
+    """  # noqa: D301 - click takes the control character for a paragraph to be kept
     from xbatch.cli import signals
     from xbatch.cli.ending import run_to_exit
     from xbatch.cli.terminal import Terminal

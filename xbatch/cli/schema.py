@@ -9,7 +9,7 @@ NAMES = ("job", "request", "response", "status", "report")
 @click.argument("name", type=click.Choice(NAMES), required=False)
 @click.option("--write", "folder", metavar="FOLDER", help="Write all of them into a folder instead.")
 def schema(*, name: str | None, folder: str | None) -> None:
-    r"""Print the JSON Schema of a job file, a line of an input or an output, a status or a report.
+    """Print the JSON Schema of a job file, a line of an input or an output, a status or a report.
 
     \b
     job       a job file                      status  what `xbatch status --json` prints
@@ -17,7 +17,7 @@ def schema(*, name: str | None, folder: str | None) -> None:
     response  a line of an output
 
     Without NAME the names are listed.
-    """
+    """  # noqa: D301 - click takes the control character for a paragraph to be kept
     from xbatch.errors import XbatchError
     from xbatch.schema.generate import text_of, write_all
 

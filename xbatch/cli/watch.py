@@ -29,7 +29,7 @@ def like_run(command: click.Command) -> click.Command:
 @click.option("--every", default="15s", metavar="DURATION", help="Time between two looks.")
 @click.option("--once", is_flag=True, help="End when every file that has landed is done.")
 def watch(settle: str, every: str, *, once: bool, **options: Any) -> None:
-    r"""Answer every file that lands under a prefix, once.
+    """Answer every file that lands under a prefix, once.
 
     PREFIX is a folder or a URI; the outputs go under another one, given by -o. A job file may say what is done with
     each file. The engine stays warm. Several watchers may share a prefix in a store that tells writers apart. A file
@@ -39,7 +39,7 @@ def watch(settle: str, every: str, *, once: bool, **options: Any) -> None:
     Exit codes, with --once:
       0   every file is complete             2   some files can't be used
       1   in some files too many rows failed 75  interrupted, run it again
-    """
+    """  # noqa: D301 - click takes the control character for a paragraph to be kept
     from xbatch.cli import signals
     from xbatch.cli.ending import run_to_exit
     from xbatch.cli.terminal import Terminal
