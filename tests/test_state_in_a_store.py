@@ -100,3 +100,27 @@ def test_another_machine_goes_on(machines: tuple[Machine, Machine], tmp_path: Pa
     rows = rows_asked(tmp_path / "log")
     assert len(rows) < 300 + 150
     assert len(set(rows)) == 300
+
+
+def test_store_that_goes_away(machines: tuple[Machine, Machine], tmp_path: Path, store: ObjectStore) -> None:
+    """A short outage is waited out; one that is too long ends in exit code 75, and nothing finished is asked again."""
+    one, _ = machines
+    log = ("--engine-arg", f"log={tmp_path / 'log'}", "--commit-interval-s", "0.5")
+    process = one.start(*SLOW, *log, "--storage-timeout", "20s")
+    wait_for(process, lambda: has_logged(tmp_path / "one"))
+    store.stop()
+    time.sleep(2)
+    store.start()
+    _, told = process.communicate(timeout=60)
+    assert process.returncode == 0, told
+    (tmp_path / "in.jsonl").write_bytes((tmp_path / "in.jsonl").read_bytes().replace(b"id-", b"new-"))
+    process = one.start(*SLOW, *log, "--storage-timeout", "2s", "--restart")
+    wait_for(process, lambda: has_logged(tmp_path / "one"))
+    store.stop()
+    _, told = process.communicate(timeout=60)
+    store.start()
+    assert process.returncode == 75, told
+    assert b"no answer within 2 s" in told
+    assert one.run(*log)[0] == 0
+    assert ids(tmp_path / "in.responses.jsonl") == [f"new-{i}" for i in range(300)]
+    assert len(rows_asked(tmp_path / "log")) <= 2 * (300 + 4)

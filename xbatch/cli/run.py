@@ -55,6 +55,7 @@ class _Run(click.Command):
 @click.option("--deadline", metavar="DURATION|TIME", help="Stop then, to be resumed: 90m, 06:00.")
 @click.option("--drain-s", type=float, metavar="SECONDS", help="Time for rows in flight when stopped.")
 @click.option("--state", metavar="URI", help="Where the state lies; without it OUTPUT.xbatch.")
+@click.option("--storage-timeout", metavar="DURATION", help="Wait so long for a store that does not answer: 15m.")
 @click.option("--spool-limit", metavar="SIZE", help="Settled rows that may wait here for a store: 20GiB.")
 @click.option("--commit-interval-s", type=float, metavar="SECONDS", help="Longest time to a segment.")
 @click.option(

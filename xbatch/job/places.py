@@ -45,6 +45,7 @@ def find_places(spec: JobSpec, scratch: Path) -> Places:
     Stores are opened with the job's options from here on. Raises UsageError, or StorageError if a store can't be asked.
     """
     storage.set_options(spec.storage_options)
+    storage.set_retry_budget(spec.storage_timeout)
     inputs, notes = find_inputs(spec.inputs, _is_output(spec))
     output = spec.output or default_output(inputs, spec.output_format)
     targets = _targets(output, inputs, scratch, spec.output_format)

@@ -106,6 +106,8 @@ class JobSpec(BaseModel):
     """When the job stops, to be resumed: a time span such as `90m`, a time of day such as `06:00`, a date and time."""
     drain_s: Annotated[float, Field(ge=0)] = 20.0
     """Seconds that rows in flight get when the job is stopped."""
+    storage_timeout: DurationS = 900.0
+    """Seconds, or as `15m`, that a store may leave without an answer before the job stops, to be resumed."""
     spool_limit: ByteSize = ByteSize(20 << 30)
     """Settled rows that wait for a store that does not answer: so much is kept on this machine, then none is asked."""
     commit_interval_s: Annotated[float, Field(gt=0)] = 15.0

@@ -25,6 +25,7 @@ from xbatch.storage.publishing import (
 )
 from xbatch.storage.reading import READ_BUFFER_BYTES, Stat, content_stat, expand, is_folder, open_read, spool, stat
 from xbatch.storage.remote import FsspecStore
+from xbatch.storage.retrying import set_retry_budget
 from xbatch.storage.store import MAX_BODY_BYTES, Store
 
 __all__ = [
@@ -56,6 +57,7 @@ __all__ = [
     "remove",
     "same_place",
     "set_options",
+    "set_retry_budget",
     "spool",
     "stat",
     "sweep_beside",

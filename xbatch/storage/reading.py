@@ -25,8 +25,6 @@ T = TypeVar("T")
 READ_BUFFER_BYTES = 1 << 20
 REMOTE_BLOCK_BYTES = 8 << 20
 """What is asked of a store at a time, and held for each file that is open."""
-READ_BUDGET_S = 900.0
-"""How long a store that has trouble while it is read is waited for."""
 
 _VERSIONS = ("ETag", "etag", "generation", "md5", "mtime", "Last-Modified", "last_modified", "created")
 _GLOB = "*?["
@@ -114,7 +112,7 @@ class _RemoteReader(io.RawIOBase):
         self._fs: Any = None
         self._file: Any = None
         self._failed = False
-        self._retrying = Retrying(READ_BUDGET_S, self._drop)
+        self._retrying = Retrying(None, self._drop)
 
     def readable(self) -> bool:
         return True
@@ -263,4 +261,4 @@ def _ask(uri: str, operation: Callable[[Any, str], T], instead: dict[Trouble, An
             return operation(*open_fs(uri, fresh=False))
         except OSError as e:
             raise StorageError(f"{e.filename or uri}: {e.strerror or e}") from e
-    return Retrying(READ_BUDGET_S, renew).call(uri, attempt, instead or {})
+    return Retrying(None, renew).call(uri, attempt, instead or {})

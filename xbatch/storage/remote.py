@@ -18,7 +18,6 @@ from xbatch.storage.store import check_body
 T = TypeVar("T")
 D = TypeVar("D")
 
-RETRY_BUDGET_S = 900.0
 _DELETERS = 16
 _ROUNDS = 5
 
@@ -29,7 +28,7 @@ _memory = threading.Lock()
 class FsspecStore:
     """Objects in a place that fsspec knows; trouble that passes is waited out for `budget_s`."""
 
-    def __init__(self, uri: str, budget_s: float = RETRY_BUDGET_S) -> None:
+    def __init__(self, uri: str, budget_s: float | None = None) -> None:
         self.uri = uri.rstrip("/")
         self._retrying = Retrying(budget_s, self._connect)
         self._fs: Any

@@ -9,7 +9,7 @@ from typing import Any, TypeVar
 
 from xbatch.storage.filesystems import connected
 from xbatch.storage.naming import is_temporary_of, temporary_name
-from xbatch.storage.remote import RETRY_BUDGET_S, connect, renamed, send_whole, writes_in_place
+from xbatch.storage.remote import connect, renamed, send_whole, writes_in_place
 from xbatch.storage.retrying import Retrying, Trouble
 
 T = TypeVar("T")
@@ -25,7 +25,7 @@ class RemoteFile:
     Whatever a method raises is a StorageError that names the file.
     """
 
-    def __init__(self, uri: str, budget_s: float = RETRY_BUDGET_S) -> None:
+    def __init__(self, uri: str, budget_s: float | None = None) -> None:
         self.uri = uri
         self._retrying = Retrying(budget_s, self._connect)
         self._fs: Any

@@ -66,11 +66,25 @@ _PASSING_STATUS = {408, 409, 425, 429}
 _LASTING_STATUS = {501, 505}
 
 
-class Retrying:
-    """Asks again while the trouble is of the passing kind, at growing random distances, for `budget_s` in all."""
+RETRY_BUDGET_S = 900.0
 
-    def __init__(self, budget_s: float, renew: Callable[[], None]) -> None:
-        self._budget_s = budget_s
+_budget_s = RETRY_BUDGET_S
+
+
+def set_retry_budget(seconds: float) -> None:
+    """Have trouble that passes waited out for so long from here on, where nothing else is said."""
+    global _budget_s  # noqa: PLW0603 - one process does one job, and a budget has no place in the words for a file
+    _budget_s = seconds
+
+
+class Retrying:
+    """Asks again while the trouble is of the passing kind, at growing random distances.
+
+    It does so for `budget_s` in all; None stands for the budget of the process.
+    """
+
+    def __init__(self, budget_s: float | None, renew: Callable[[], None]) -> None:
+        self._budget_s = _budget_s if budget_s is None else budget_s
         self._renew = renew
 
     def call(self, place: str, operation: Callable[[], T], instead: Mapping[Trouble, D]) -> T | D:
