@@ -213,15 +213,15 @@ def test_merged_agrees_with_itself() -> None:
 
 def test_speed_is_no_part_of_it() -> None:
     """Settings that make the engine faster or slower, and those of the fake one, may change."""
-    slow = JobSpec(inputs=["a"], engine_args={"dtype": "half"})
-    fast = JobSpec(inputs=["a"], engine_args={"dtype": "half", **dict.fromkeys(SPEED_ONLY, "2"), "delay_s": "1"})
+    slow = JobSpec(inputs=["a"], engine={"dtype": "half"})
+    fast = JobSpec(inputs=["a"], engine={"dtype": "half", **dict.fromkeys(SPEED_ONLY, "2"), "delay_s": "1"})
     assert identify(slow, {}, "m", {}) == identify(fast, {}, "m", {})
 
 
 def test_content_of_a_named_file(tmp_path: Path) -> None:
     """A setting that names a file, such as a chat template, has changed when the file has."""
     template = tmp_path / "template.jinja"
-    spec = JobSpec(inputs=["a"], engine_args={"chat_template": str(template)})
+    spec = JobSpec(inputs=["a"], engine={"chat_template": str(template)})
     found = []
     for content in ("one", "one", "two"):
         template.write_text(content, "utf-8")
