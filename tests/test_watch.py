@@ -188,3 +188,16 @@ def test_store_that_ignores_conditions(place: Place, tmp_path: Path) -> None:
     )
     assert done.returncode == 2, done.stderr
     assert b"does not keep several writers apart" in done.stderr
+
+
+def test_job_file_says_what_is_done(folder: Path) -> None:
+    """A job file in front of the prefix says how each file is answered."""
+    (folder / "job.yaml").write_text("inputs: nothing.jsonl\noutput: nowhere\nmodel: m\noutput_format: jsonl.gz\n")
+    command = words(folder, "--once")
+    done = subprocess.run(
+        [*command[:4], "job.yaml", *command[4:]], cwd=folder, env=ENV, capture_output=True, check=False, timeout=60
+    )
+    assert done.returncode == 0, done.stderr
+    assert {name for name in os.listdir(folder / "out") if name != ".xbatch"} == {
+        f"{number}.responses.jsonl.gz" for number in range(3)
+    }

@@ -24,7 +24,7 @@ def like_run(command: click.Command) -> click.Command:
 
 @like_run
 @click.command()
-@click.argument("inputs", nargs=-1, required=True, metavar="PREFIX [JOB.yaml]")
+@click.argument("inputs", nargs=-1, required=True, metavar="[JOB.yaml] PREFIX")
 @click.option("--settle", default="10s", metavar="DURATION", help="A file on a disk must not change for so long.")
 @click.option("--every", default="15s", metavar="DURATION", help="Time between two looks.")
 @click.option("--once", is_flag=True, help="End when every file that has landed is done.")
