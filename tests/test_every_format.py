@@ -116,3 +116,41 @@ def test_every_format_from_every_store(place: Place, tmp_path: Path) -> None:
     assert done.returncode == 0, done.stderr
     found = [(name.partition("-")[2], text) for name, text in texts(tmp_path, "out.jsonl")]
     assert found == [(f"id-{i}", f"text {i}") for i in range(ROWS)] * len(files)
+
+
+def test_ids_of_the_table_and_of_the_template(tmp_path: Path) -> None:
+    """A template may give the rows other ids than the table; both stand in the output."""
+    table = pa.table({"custom_id": ["a", "b"], "said": ["x", "y"]})
+    pq.write_table(table, tmp_path / "in.parquet")
+    (tmp_path / "job.yaml").write_text(
+        "inputs: in.parquet\noutput: out.parquet\nmodel: m\n"
+        "request: {custom_id: 'review-{{ custom_id }}', messages: [{role: user, content: '{{ said }}'}]}\n"
+    )
+    done = run(tmp_path, "job.yaml")
+    assert done.returncode == 0, done.stderr
+    rows = pq.read_table(tmp_path / "out.parquet").to_pylist()
+    assert [(row["custom_id"], row["custom_id_input"], row["text"]) for row in rows] == [
+        ("review-a", "a", "x"),
+        ("review-b", "b", "y"),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        (["in.jsonl", "--with-input"], "--with-input is for tables"),
+        (["empty.jsonl.gz"], "is empty, though its name says that it is compressed"),
+        (["text.parquet"], "is no Parquet file"),
+        (["job.yaml"], "put a template in quotes"),
+    ],
+    ids=lambda value: value[0] if isinstance(value, list) else "",
+)
+def test_mistakes(tmp_path: Path, words: list[str], told: str) -> None:
+    """Mistakes that would give less than was meant are told, with exit code 2."""
+    write(tmp_path / "in.jsonl", [chat(0)])
+    (tmp_path / "empty.jsonl.gz").write_bytes(b"")
+    (tmp_path / "text.parquet").write_bytes(b'{"prompt": "?"}\n')
+    (tmp_path / "job.yaml").write_text("inputs: in.jsonl\nrequest:\n  messages:\n    - content: {{ text }}\n")
+    done = run(tmp_path, *words, "-o", "out.jsonl")
+    assert done.returncode == 2, done.stderr
+    assert told in done.stderr.decode()

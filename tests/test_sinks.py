@@ -211,7 +211,7 @@ def test_published_is_what_is_there(place: str, extension: str, tmp_path: Path) 
     """An output counts as published if every file of its receipts is there, and is its own."""
     names = f"a.{extension}", f"b.{extension}"
     whole = sink(place, tmp_path, *names)
-    receipts = [{"uri": each.uri} for each in whole.publish(ROWS)]
+    receipts = [{"uri": each.uri, "num_bytes": each.num_bytes} for each in whole.publish(ROWS)]
     assert whole.published(receipts)
     assert not sink(place, tmp_path, *names, errors="e.jsonl").published(receipts)
     storage.remove(f"{place}/{names[1]}")
@@ -291,8 +291,8 @@ def test_parts(place: str, extension: str, tmp_path: Path) -> None:
     sizes = list(map(len, there.values()))
     assert max(sizes) <= largest
     assert min(sizes[:-1]) > largest * 0.6
-    assert whole.published([{"uri": receipt.uri} for receipt in receipts])
-    assert not whole.published([{"uri": receipt.uri} for receipt in receipts[1:]])
+    assert whole.published([{"uri": receipt.uri, "num_bytes": receipt.num_bytes} for receipt in receipts])
+    assert not whole.published([{"uri": receipt.uri, "num_bytes": receipt.num_bytes} for receipt in receipts[1:]])
     assert not whole.published([])
 
 

@@ -1,5 +1,7 @@
 """`xbatch watch`: every file that lands under a prefix is answered once, whoever watches and whatever is killed."""
 
+import gzip
+import json
 import os
 import signal
 import subprocess
@@ -201,3 +203,49 @@ def test_job_file_says_what_is_done(folder: Path) -> None:
     assert {name for name in os.listdir(folder / "out") if name != ".xbatch"} == {
         f"{number}.responses.jsonl.gz" for number in range(3)
     }
+
+
+def test_files_of_one_stem(folder: Path) -> None:
+    """Files whose names differ in their extension only have outputs of their own."""
+    write(folder / "in/0.ndjson", [chat(990)])
+    (folder / "in/0.jsonl.gz").write_bytes(gzip.compress(json.dumps(chat(991)).encode()))
+    assert once(folder).returncode == 0
+    found = sorted(ids(path) for path in (folder / "out").glob("0.*responses.jsonl"))
+    assert found == sorted([expected(0), ["id-990"], ["id-991"]])
+    assert once(folder).stderr == b""
+
+
+def test_too_many_failed_stays_so(folder: Path) -> None:
+    """The exit code tells of files that were answered before, too; --retry-failed tries their rows again."""
+    failing = ("--engine-arg", "fail_on=3")
+    assert once(folder, *failing).returncode == 1
+    assert once(folder).returncode == 1
+    assert once(folder, "--retry-failed").returncode == 0
+    assert once(folder).returncode == 0
+
+
+def test_fields_of_one_job(folder: Path) -> None:
+    """A job file that says where one job's errors or state go is refused, for the files would share them."""
+    (folder / "job.yaml").write_text("inputs: x.jsonl\noutput: y\nmodel: m\nerrors: errors.jsonl\n")
+    command = words(folder, "--once")
+    done = subprocess.run(
+        [*command[:4], "job.yaml", *command[4:]], cwd=folder, env=ENV, capture_output=True, check=False, timeout=60
+    )
+    assert done.returncode == 2
+    assert b"errors is of one job only" in done.stderr
+
+
+def test_file_that_vanishes_or_is_damaged(folder: Path) -> None:
+    """What can't be read does not keep the other files from being answered, and the exit code tells."""
+    (folder / "in/0.parquet").write_bytes(b"no table")
+    (folder / "in/1.jsonl.gz").write_bytes(gzip.compress(b"{}\n" * 1000)[:-30])
+    done = once(folder)
+    assert done.returncode == 2
+    assert b"in/0.parquet is no Parquet file" in done.stderr
+    assert b"in/1.jsonl.gz is damaged" in done.stderr
+    assert answered(folder, 2) == expected(2)
+
+
+def test_no_such_prefix(tmp_path: Path) -> None:
+    """A prefix that is no folder is a mistake."""
+    assert once(tmp_path).returncode == 2

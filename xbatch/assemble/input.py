@@ -24,5 +24,5 @@ def open_inputs(spec: JobSpec, files: dict[str, str]) -> dict[str, Source]:
     Raises UsageError if one can't be read.
     """
     columns = RequestTemplate(spec.request).columns if spec.request else None
-    options = SourceOptions(spec.max_line_bytes, columns)
+    options = SourceOptions(spec.max_line_bytes, columns, "custom_id" in (spec.request or {}))
     return {uri: open_source(file, "stdin" if uri == STDIN else uri, options) for uri, file in files.items()}

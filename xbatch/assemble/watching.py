@@ -5,10 +5,12 @@ import fcntl
 import itertools
 import os
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from hashlib import blake2b
 from pathlib import Path
+from typing import Any
 
 from xbatch import storage
 from xbatch.assemble.job import Job
@@ -24,8 +26,11 @@ from xbatch.state.folder import StateFolder
 SETTLE_S = 10.0
 """A file on a disk is complete once it has not changed for so long; an object in a store is from the beginning."""
 EVERY_S = 15.0
+TRIES = 3
+"""With `once`, a file with which the store has trouble is tried so often."""
 STATE = ".xbatch"
 """Folder below the output prefix that holds the state of every job."""
+_OF_ONE_JOB = ("errors", "state", "deadline", "restart", "extend", "accept_change")
 _UNFINISHED = (".tmp", ".part")
 
 
@@ -48,7 +53,7 @@ class Seen:
 
 
 class Watcher:
-    """Runs a job for each file under a prefix.
+    """Runs a job for each file that lies directly under a prefix.
 
     `spec` is the job of every file, with the prefix as its input and a prefix as its output. A file is done when the
     report of its job is there, so several watchers may share the work, and one that was killed leaves nothing undone.
@@ -75,6 +80,8 @@ class Watcher:
         self._settle_s = settle_s if storage.is_local(self._prefix) else 0.0
         self._first_seen: dict[Unit, float] = {}
         self._finished: set[Unit] = set()
+        self._trouble: Counter[Unit] = Counter()
+        self._note = ""
         self._own = _own_folder(StateFolder(f"{self._out}{STATE}").path)
         self._starter = EngineStarter(spec, self._own, self._own / "vllm.log", before_engine, tell)
 
@@ -96,7 +103,7 @@ class Watcher:
             if time.monotonic() - since_s < self._settle_s:
                 settled = False
             else:
-                await self._run(unit)
+                settled &= await self._run(unit)
         return settled
 
     async def watch(self, every_s: float, *, once: bool) -> None:
@@ -107,6 +114,8 @@ class Watcher:
             settled = await self.poll()
             if once and settled:
                 return
+            if once and (given_up := [unit.uri for unit, times in self._trouble.items() if times >= TRIES]):
+                raise StorageError(f"{', '.join(given_up)}: not answered after {TRIES} tries")
             pause_s = min(every_s, self._settle_s / 2) if once else every_s
             until = time.monotonic() + pause_s
             while time.monotonic() < until:
@@ -129,8 +138,11 @@ class Watcher:
     def _units(self) -> Iterator[Unit]:
         try:
             inputs, _ = find_inputs([self._prefix], is_answers)
-        except UsageError:
-            return  # nothing has landed yet
+        except UsageError as e:
+            if str(e) != self._note:  # most often nothing has landed yet
+                self._note = str(e)
+                self._tell(self._note)
+            return
         for uri in inputs:
             if not uri.endswith(_UNFINISHED):
                 try:
@@ -139,50 +151,65 @@ class Watcher:
                     continue
                 yield Unit(uri, found.size_bytes, found.version)
 
-    async def _run(self, unit: Unit) -> None:
+    async def _run(self, unit: Unit) -> bool:
+        """Do what is left of one file; False if that must be tried again."""
         if self.stop.requests:
             raise Interrupted("stopped watching")
-        spec = self._spec_of(unit)
-        if _is_done(spec):
-            self.seen.complete += 1
-            self._finished.add(unit)
-            return
-        self.job = Job(spec, self._scratch, self.stop, self._tell, self._before_engine, starter=self._starter)
         try:
-            report = await self.job.run()
+            spec = self._spec_of(unit)
+            report = self._report_of(spec)
+            if report is None:
+                self.job = Job(spec, self._scratch, self.stop, self._tell, self._before_engine, starter=self._starter)
+                report = await self.job.run()
+                counts = report["request_counts"]
+                self._tell(f"{unit.uri}: {counts['total']:,} rows, {counts['failed']:,} failed, in {spec.output}")
         except Interrupted as e:
             if self.stop.requests:
                 raise
-            self._tell(f"{unit.uri}: {e}")  # another watcher has it; the next poll looks again
+            self._tell(f"{unit.uri}: {e}")  # another watcher has it
+            return False
         except UsageError as e:
             self.seen.unusable += 1
-            self._finished.add(unit)
+            self._tell(str(e) if unit.uri in str(e) else f"{unit.uri}: {e}")
+        except (StorageError, OSError) as e:
             self._tell(f"{unit.uri}: {e}")
-        except StorageError as e:
-            self._tell(f"{unit.uri}: {e}; trying again later")
+            self._trouble[unit] += 1
+            return False
         else:
-            self._finished.add(unit)
-            failed, rows = report["request_counts"]["failed"], report["request_counts"]["total"]
-            too_many = failed > spec.allowed_failures(rows)
+            counts = report["request_counts"]
+            too_many = counts["failed"] > spec.allowed_failures(counts["total"])
             self.seen.complete += not too_many
             self.seen.too_many_failed += too_many
-            self._tell(f"{unit.uri}: {rows:,} rows, {failed:,} failed, in {spec.output}")
         finally:
-            self.job.close()
-            self.job = None
+            if self.job is not None:
+                self.job.close()
+                self.job = None
+        self._finished.add(unit)
+        return True
 
     def _spec_of(self, unit: Unit) -> JobSpec:
-        """The job of a unit: under the file's own name if it is the first version of it, else with a digest."""
+        """The job of a unit: under the file's own name if nothing else has it, else with a digest of the unit."""
         name = unit.uri.rsplit("/", 1)[-1]
-        digest = blake2b(f"{unit.size_bytes}|{unit.version}".encode(), digest_size=4).hexdigest()
+        table = "parquet" if name.endswith(".parquet") else "jsonl"
+        digest = blake2b(f"{unit.uri}|{unit.size_bytes}|{unit.version}".encode(), digest_size=4).hexdigest()
         for mark in ("", f".{digest}"):
-            table = "parquet" if name.endswith(".parquet") else "jsonl"
-            output = f"{self._out}{stem_of(name)}{mark}.responses.{self._spec.output_format or table}"
-            state = f"{self._out}{STATE}/{name}{mark}"
-            spec = self._spec.model_copy(update={"inputs": [unit.uri], "output": output, "state": state})
+            output = f"{stem_of(name)}{mark}.responses.{self._spec.output_format or table}"
+            state = f"{self._out}{STATE}/{output}"
+            spec = self._spec.model_copy(
+                update={"inputs": [unit.uri], "output": f"{self._out}{output}", "state": state}
+            )
             if _is_of(StateFolder(state), unit):
                 return spec
         return spec
+
+    def _report_of(self, spec: JobSpec) -> dict[str, Any] | None:
+        """The report of a unit that was answered and of which nothing should be tried again, if its output is there."""
+        report = StateFolder(str(spec.state)).report()
+        if report is None or not all(_is_whole(output) for output in report["outputs"]):
+            return None
+        counts = report["request_counts"]
+        again = {None: 0, "retryable": counts["retryable"], "all": counts["failed"]}[spec.retry_failed]
+        return None if again else report
 
 
 def _is_of(folder: StateFolder, unit: Unit) -> bool:
@@ -190,24 +217,28 @@ def _is_of(folder: StateFolder, unit: Unit) -> bool:
     if not folder.exists:
         return True
     began = folder.job().identity["inputs"][0]
-    if (began["size_bytes"], began["version"]) == (unit.size_bytes, unit.version):
-        return True
-    same_size = began["size_bytes"] == unit.size_bytes
-    return same_size and bool(began.get("edges")) and began["edges"] == edges(unit.uri)
+    if began["uri"] != unit.uri or began["size_bytes"] != unit.size_bytes:
+        return False
+    return began["version"] == unit.version or (bool(began.get("edges")) and began["edges"] == edges(unit.uri))
 
 
-def _is_done(spec: JobSpec) -> bool:
-    """Tell whether a unit was answered, and its output is still there."""
-    report = StateFolder(str(spec.state)).report()
-    return report is not None and all(storage.exists(output["uri"]) for output in report["outputs"])
+def _is_whole(output: dict[str, Any]) -> bool:
+    try:
+        return storage.stat(output["uri"]).size_bytes == int(output["num_bytes"])
+    except FileNotFoundError:
+        return False
 
 
 def _prefixes(spec: JobSpec) -> tuple[str, str]:
     if len(spec.inputs) != 1 or spec.output is None:
         raise UsageError("watch takes one prefix to watch, and one for the outputs by -o")
+    if given := [name for name in _OF_ONE_JOB if getattr(spec, name)]:
+        raise UsageError(f"watch makes many jobs, and {', '.join(given)} is of one job only")
     prefix, out = (f"{uri.rstrip('/')}/" for uri in (spec.inputs[0], spec.output))
     if storage.same_place(out).startswith(storage.same_place(prefix)):
         raise UsageError(f"{out} lies under {prefix}: the outputs would be taken for inputs")
+    if storage.is_local(prefix) and not storage.local_path(prefix).is_dir():
+        raise UsageError(f"{prefix} is no folder")
     return prefix, out
 
 

@@ -23,7 +23,7 @@ def like_run(command: click.Command) -> click.Command:
 
 
 @like_run
-@click.command()
+@click.command(cls=type(run))
 @click.argument("inputs", nargs=-1, required=True, metavar="[JOB.yaml] PREFIX")
 @click.option("--settle", default="10s", metavar="DURATION", help="A file on a disk must not change for so long.")
 @click.option("--every", default="15s", metavar="DURATION", help="Time between two looks.")
@@ -31,9 +31,9 @@ def like_run(command: click.Command) -> click.Command:
 def watch(settle: str, every: str, *, once: bool, **options: Any) -> None:
     """Answer every file that lands under a prefix, once.
 
-    PREFIX is a folder or a URI; the outputs go under another one, given by -o. A job file may say what is done with
-    each file. The engine stays warm. Several watchers may share a prefix in a store that tells writers apart. A file
-    that is overwritten is answered again, beside what was answered before.
+    PREFIX is a folder or a URI, and the files are those directly in it; the outputs go under another one, given by -o.
+    A job file may say what is done with each file. The engine stays warm. Several watchers may share a prefix in a
+    store that tells writers apart. A file that is overwritten is answered again, beside what was answered before.
 
     \b
     Exit codes, with --once:

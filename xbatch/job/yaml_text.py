@@ -41,6 +41,8 @@ class _Loader(yaml.SafeLoader):
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:  # noqa: FBT001, FBT002
         seen: set[str] = set()
         for key, _ in node.value:
+            if not isinstance(key, yaml.ScalarNode):
+                raise BadYaml("a key must be plain text; put a template in quotes: '{{ text }}'", _line(key))
             if key.value in seen:
                 raise BadYaml(f"{key.value} stands twice", _line(key))
             if key.tag != "tag:yaml.org,2002:merge":

@@ -50,6 +50,10 @@ def open_sink(targets: Sequence[str], errors: str | None, spool: Path, options: 
         raise UsageError("--format body can't be Parquet, which has columns of its own")
     if options.columns is not None and not (parquet or options.with_input):
         raise UsageError("--columns is for Parquet, or for JSONL with --with-input")
+    if options.parsed is not None and options.bodies:
+        raise UsageError("--parse json is for batch lines or Parquet, not for --format body")
+    if options.with_input and options.carried and all(source.carried_schema is None for source in options.carried):
+        raise UsageError("--with-input is for tables: these inputs have no columns beside their requests")
     fields = fields_of(options.parsed) if options.parsed is not None else None
 
     @cache

@@ -100,8 +100,9 @@ class JsonlSource:
         """The rows of a shard, from its offset."""
         index, num_bytes, end = shard.first_row, 0, shard.first_row + shard.rows
         with storage.translated(self.shown_as):
-            lines = self._lines_from(shard)
+            lines = None
             try:
+                lines = self._lines_from(shard)
                 for line in lines:
                     if line.blank:
                         continue
@@ -116,7 +117,7 @@ class JsonlSource:
             except Damaged as e:
                 raise StorageError(f"{self.shown_as} is damaged: {e}") from e
             finally:
-                if index < end:
+                if index < end and lines is not None:
                     lines.close()
         raise StorageError(f"{self.shown_as} has become shorter or was changed while the job ran")
 

@@ -3,10 +3,13 @@
 from dataclasses import dataclass
 
 from xbatch import storage
+from xbatch.errors import UsageError
 from xbatch.sources import Source
+from xbatch.sources.decompress import MAGIC_BYTES, codec_of
 from xbatch.sources.jsonl import MAX_LINE_BYTES, JsonlSource
 from xbatch.sources.looking import reading
 
+_COMPRESSED = (".gz", ".bz2", ".xz", ".zst")
 _PARQUET = (b"PAR1", b"PARE")
 """How Parquet files begin; the second if even their schema is encrypted."""
 
@@ -19,6 +22,8 @@ class SourceOptions:
     """Longest row; a longer one is passed over."""
     template_columns: frozenset[str] | None = None
     """With a template, the columns that it looks at, or none for all; None without a template."""
+    template_names_rows: bool = False
+    """The template gives every row its `custom_id`."""
 
 
 def open_source(uri: str, shown_as: str, options: SourceOptions) -> Source:
@@ -27,9 +32,14 @@ def open_source(uri: str, shown_as: str, options: SourceOptions) -> Source:
     Raises UsageError if it can't be read.
     """
     with reading(shown_as), storage.open_read(uri) as file:
-        head = file.read(4)
+        head = file.read(MAGIC_BYTES)
     if head.startswith(_PARQUET):
         from xbatch.sources.parquet.source import ParquetSource
 
-        return ParquetSource(uri, shown_as, options.max_line_bytes, options.template_columns)
+        columns, names_rows = options.template_columns, options.template_names_rows
+        return ParquetSource(uri, shown_as, options.max_line_bytes, columns, template_names_rows=names_rows)
+    if uri.endswith(".parquet") and codec_of(head) is None:
+        raise UsageError(f"{shown_as} is no Parquet file, though its name says so")
+    if not head and uri.endswith(_COMPRESSED):
+        raise UsageError(f"{shown_as} is empty, though its name says that it is compressed")
     return JsonlSource(uri, options.max_line_bytes, shown_as)

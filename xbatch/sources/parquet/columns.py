@@ -58,18 +58,21 @@ class Columns:
     """A template makes the requests, from whatever the columns hold, nulls included."""
 
 
-def choose_columns(schema: pa.Schema, template_columns: frozenset[str] | None) -> Columns:
+def choose_columns(
+    schema: pa.Schema, template_columns: frozenset[str] | None, *, template_names_rows: bool = False
+) -> Columns:
     """Decide what each column is for.
 
-    With a template, those that it looks at make the row and all but `custom_id` are carried: they are data. Raises
-    UsageError if the columns make no request; its text follows the name of the file.
+    With a template, those that it looks at make the row and all but `custom_id` are carried: they are data. So is
+    `custom_id` if the template gives the rows others. Raises UsageError if the columns make no request; its text
+    follows the name of the file.
     """
     if twice := _twice(schema.names, [field.type for field in schema]):
         raise UsageError(f"has the column {twice} twice")
     if template_columns is not None:
         wanted = {*(template_columns or schema.names), CUSTOM_ID}
         request = [name for name in schema.names if name in wanted]
-        carried = [name for name in schema.names if name != CUSTOM_ID]
+        carried = [name for name in schema.names if name != CUSTOM_ID or template_names_rows]
         columns = Columns(request, carried, frozenset(), templated=True)
     else:
         wanted = _wanted(schema)

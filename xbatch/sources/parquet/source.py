@@ -31,13 +31,20 @@ class ParquetSource:
     blank_lines = 0
 
     def __init__(
-        self, uri: str, shown_as: str, max_row_bytes: int, template_columns: frozenset[str] | None = None
+        self,
+        uri: str,
+        shown_as: str,
+        max_row_bytes: int,
+        template_columns: frozenset[str] | None = None,
+        *,
+        template_names_rows: bool = False,
     ) -> None:
         self.uri = uri
         self.shown_as = shown_as
         self.digest = ""
         self._max_row_bytes = max_row_bytes
         self._template_columns = template_columns
+        self._template_names_rows = template_names_rows
         self._found: tuple[pa.Schema, Columns] | None = None
         self._kept_rows: Kept[Table] = Kept()
         self._kept_carried: Kept[Table] = Kept()
@@ -139,7 +146,10 @@ class ParquetSource:
                 except Damaged as e:
                     raise UsageError(f"{self.shown_as} is no Parquet file that can be read: {e}") from e
             try:
-                self._found = schema, choose_columns(schema, self._template_columns)
+                self._found = (
+                    schema,
+                    choose_columns(schema, self._template_columns, template_names_rows=self._template_names_rows),
+                )
             except UsageError as e:
                 raise UsageError(f"{self.shown_as} {e}") from None
         return self._found
