@@ -24,6 +24,8 @@ class Indexing:
 
     def __init__(self, spec: JobSpec, sources: Mapping[str, Source]) -> None:
         self.index = Index()
+        self.blank_lines = 0
+        """Of all inputs; known once the index is complete."""
         self._spec = spec
         self._sources = sources
         self._shard_rows = spec.shard_rows
@@ -38,6 +40,7 @@ class Indexing:
         if len(plan.facts["inputs"]) < len(self._sources):
             return False
         self.index = Index.of(plan.shards, plan.facts)
+        self.blank_lines = plan.facts["blank_lines"]
         return True
 
     def choose_model(self) -> str | None:
@@ -61,6 +64,7 @@ class Indexing:
         """
         if self._pass is not None:
             await asyncio.to_thread(self._pass.wait)
+            self.blank_lines = sum(source.blank_lines for source in self._sources.values())
         self._check_names()
 
     def plan(self) -> Plan:
@@ -69,7 +73,7 @@ class Indexing:
             **self.index.facts(),
             "shard_rows": self._shard_rows,
             "inputs": {uri: source.digest for uri, source in self._sources.items()},
-            "blank_lines": sum(source.blank_lines for source in self._sources.values()),
+            "blank_lines": self.blank_lines,
         }
         return Plan(self.index.shards, facts)
 

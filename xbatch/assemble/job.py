@@ -139,16 +139,14 @@ class Job:
         if job is None or self._continuing.agree(job):
             return None
         report = self.state.report()
-        if report is None or self._retry_wanted(report) or report["output_settings"] != output_settings(self._spec):
+        if report is None or self._spec.wants_retry(report["request_counts"]):
+            return None
+        if report["output_settings"] != output_settings(self._spec):
             return None
         if not self._sink.published(report["outputs"]):
             return None
         self._tell("already complete: nothing was run, nothing rewritten")
         return report
-
-    def _retry_wanted(self, report: dict[str, Any]) -> bool:
-        retry = self._spec.retry_failed
-        return retry is not None and report["request_counts"]["failed" if retry == "all" else "retryable"] > 0
 
     async def _run_leased(self) -> dict[str, Any]:
         self.state.clean()
@@ -271,7 +269,7 @@ class Job:
         assert self.course.passes is not None
         self.course.phase = "writing"
         self._lease.check()
-        engine, log, plan = self._starter.engine, self.state.engine_log, self.state.plan()
+        engine, log = self._starter.engine, self.state.engine_log
         return finish_job(
             job,
             self.course.passes,
@@ -280,7 +278,7 @@ class Job:
             self.course.answered,
             began_s=self.course.began_s,
             output_settings=output_settings(self._spec),
-            blank_lines=plan.facts["blank_lines"] if plan else 0,
+            blank_lines=self._indexing.blank_lines,
             running_s=self.course.running_s,
             state=self.state.uri,
             engine=engine.description if engine else None,

@@ -15,17 +15,17 @@ from typing import Any
 from xbatch import storage
 from xbatch.assemble.job import Job
 from xbatch.assemble.starting import EngineStarter
-from xbatch.errors import Interrupted, StorageError, UsageError
+from xbatch.errors import ExitCode, Interrupted, StorageError, UsageError
 from xbatch.job.fingerprint import edges
-from xbatch.job.inputs import find_inputs, stem_of
-from xbatch.job.places import is_answers
+from xbatch.job.inputs import find_inputs
+from xbatch.job.places import answers_name, is_answers
 from xbatch.job.spec import JobSpec
+from xbatch.report.totals import exit_code
 from xbatch.run import Stop
 from xbatch.state.folder import StateFolder
 
 SETTLE_S = 10.0
 """A file on a disk is complete once it has not changed for so long; an object in a store is from the beginning."""
-EVERY_S = 15.0
 TRIES = 3
 """With `once`, a file with which the store has trouble is tried so often."""
 STATE = ".xbatch"
@@ -47,7 +47,6 @@ class Unit:
 class Seen:
     """What a watcher has done since it began."""
 
-    complete: int = 0
     too_many_failed: int = 0
     unusable: int = 0
 
@@ -176,10 +175,8 @@ class Watcher:
             self._trouble[unit] += 1
             return False
         else:
-            counts = report["request_counts"]
-            too_many = counts["failed"] > spec.allowed_failures(counts["total"])
-            self.seen.complete += not too_many
-            self.seen.too_many_failed += too_many
+            allowed = spec.allowed_failures(report["request_counts"]["total"])
+            self.seen.too_many_failed += exit_code(report, allowed) is ExitCode.TOO_MANY_FAILURES
         finally:
             if self.job is not None:
                 self.job.close()
@@ -190,10 +187,10 @@ class Watcher:
     def _spec_of(self, unit: Unit) -> JobSpec:
         """The job of a unit: under the file's own name if nothing else has it, else with a digest of the unit."""
         name = unit.uri.rsplit("/", 1)[-1]
-        table = "parquet" if name.endswith(".parquet") else "jsonl"
+        form = self._spec.output_format or ("parquet" if name.endswith(".parquet") else None)
         digest = blake2b(f"{unit.uri}|{unit.size_bytes}|{unit.version}".encode(), digest_size=4).hexdigest()
         for mark in ("", f".{digest}"):
-            output = f"{stem_of(name)}{mark}.responses.{self._spec.output_format or table}"
+            output = answers_name(name, form, mark)
             state = f"{self._out}{STATE}/{output}"
             spec = self._spec.model_copy(
                 update={"inputs": [unit.uri], "output": f"{self._out}{output}", "state": state}
@@ -205,11 +202,9 @@ class Watcher:
     def _report_of(self, spec: JobSpec) -> dict[str, Any] | None:
         """The report of a unit that was answered and of which nothing should be tried again, if its output is there."""
         report = StateFolder(str(spec.state)).report()
-        if report is None or not all(_is_whole(output) for output in report["outputs"]):
+        if report is None or spec.wants_retry(report["request_counts"]):
             return None
-        counts = report["request_counts"]
-        again = {None: 0, "retryable": counts["retryable"], "all": counts["failed"]}[spec.retry_failed]
-        return None if again else report
+        return report if all(storage.size_of(each["uri"]) == each["num_bytes"] for each in report["outputs"]) else None
 
 
 def _is_of(folder: StateFolder, unit: Unit) -> bool:
@@ -220,13 +215,6 @@ def _is_of(folder: StateFolder, unit: Unit) -> bool:
     if began["uri"] != unit.uri or began["size_bytes"] != unit.size_bytes:
         return False
     return began["version"] == unit.version or (bool(began.get("edges")) and began["edges"] == edges(unit.uri))
-
-
-def _is_whole(output: dict[str, Any]) -> bool:
-    try:
-        return storage.stat(output["uri"]).size_bytes == int(output["num_bytes"])
-    except FileNotFoundError:
-        return False
 
 
 def _prefixes(spec: JobSpec) -> tuple[str, str]:

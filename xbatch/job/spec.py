@@ -1,6 +1,7 @@
 """The job specification: everything that a command or a job file says."""
 
 import json
+from collections.abc import Mapping
 from datetime import datetime
 from typing import Annotated, Any, Literal, TypeAlias, get_args
 
@@ -44,6 +45,10 @@ Inputs: TypeAlias = Annotated[
 Positive: TypeAlias = Annotated[float, Field(gt=0)]
 DurationS: TypeAlias = Annotated[Positive, BeforeValidator(_seconds, json_schema_input_type=str | Positive)]
 Options: TypeAlias = Annotated[dict[str, str], BeforeValidator(_flat, json_schema_input_type=dict[str, Any])]
+
+
+_RETRIED = {"retryable": "retryable", "all": "failed"}
+"""What of a report's counts each way to retry takes."""
 
 
 class JobSpec(BaseModel):
@@ -191,6 +196,10 @@ class JobSpec(BaseModel):
         for key in ("response_format", "json_schema", "schema"):
             found = found.get(key) if isinstance(found, dict) else None
         return (found if isinstance(found, dict) else {}) if self.parse else None
+
+    def wants_retry(self, request_counts: Mapping[str, int]) -> bool:
+        """Rows are to be run again, and of a complete job with these counts some are left for it."""
+        return self.retry_failed is not None and request_counts[_RETRIED[self.retry_failed]] > 0
 
     def allowed_failures(self, rows: int) -> float:
         """Failed rows that still count as success, of this many."""

@@ -112,7 +112,7 @@ class FileSink:
             if any(total != len(names) for total in totals):
                 return False
         folder = target[: target.rfind("/") + 1]
-        return bool(names) and all(_size_of(folder + each) in sizes[each] for each in names)
+        return bool(names) and all(storage.size_of(folder + each) in sizes[each] for each in names)
 
     def _remove_others(self, target: str, mine: set[str]) -> None:
         """Parts that an earlier round has published may be more, or fewer, and have other names."""
@@ -126,10 +126,3 @@ class FileSink:
     @cached_property
     def _files(self) -> list[str]:
         return list(dict.fromkeys([*self._targets, *([self._errors] if self._errors else [])]))
-
-
-def _size_of(uri: str) -> int | None:
-    try:
-        return storage.stat(uri).size_bytes
-    except FileNotFoundError:
-        return None

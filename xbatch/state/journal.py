@@ -5,7 +5,6 @@ import os
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from queue import Empty, SimpleQueue
 
@@ -24,8 +23,6 @@ SYNC_S = 0.5
 COMMIT_S = 15.0
 """The loss of this machine with its disk costs at most the outcomes of this time, where the state is elsewhere."""
 COMMIT_BYTES = 8 << 20
-_READERS = 16
-"""A store far away is asked for so many objects at a time."""
 
 
 class Journal:
@@ -74,12 +71,9 @@ class Journal:
         Raises StorageError if the state is damaged.
         """
         store, prefix = self._layer.store, self._layer.prefix
-        done, begun = set(store.names(f"{prefix}done")), set(store.names(f"{prefix}seg"))
-        logs = old_logs(self._layer.folder)
+        begun, logs = set(store.names(f"{prefix}seg")), old_logs(self._layer.folder)
         shards = list(shards)
-        with ThreadPoolExecutor(_READERS) as pool:
-            marked = [shard for shard in shards if f"{shard.name}.json" in done]
-            markers = dict(zip((s.id for s in marked), pool.map(self._layer.read_done, marked), strict=True))
+        markers = self._layer.done_markers(shards)
         for shard in shards:
             if (marker := markers.get(shard.id)) is not None:
                 self._done[shard.id] = marker.counts

@@ -1,5 +1,6 @@
 """Where one pass over a job's rows keeps what it has settled."""
 
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -18,6 +19,10 @@ class Done(msgspec.Struct, frozen=True):
     job: str
     segments: int
     counts: Counts
+
+
+_READERS = 16
+"""A store far away is asked for so many objects at a time."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,3 +64,11 @@ class Layer:
         except msgspec.MsgspecError as e:
             raise StorageError(f"{self.store.uri}/{self.done(shard)} is damaged: {e}") from e
         return done if done.job == self.job else None
+
+    def done_markers(self, shards: list[Shard]) -> dict[int, Done]:
+        """The done markers that there are, by the id of their shard. Raises StorageError if one is damaged."""
+        names = set(self.store.names(f"{self.prefix}done"))
+        marked = [shard for shard in shards if f"{shard.name}.json" in names]
+        with ThreadPoolExecutor(_READERS) as pool:
+            found = zip(marked, pool.map(self.read_done, marked), strict=True)
+            return {shard.id: marker for shard, marker in found if marker is not None}

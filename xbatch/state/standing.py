@@ -61,9 +61,9 @@ def _counted(folder: StateFolder, job: str, shards: list[Shard], number: int) ->
     prefix, done, opened = round_prefix(number), Counts(), Counts()
     layer = Layer(folder.store, folder.path / prefix, prefix, job, 0)
     begun = set(folder.store.names(f"{prefix}seg"))
-    logs = old_logs(layer.folder)
+    logs, markers = old_logs(layer.folder), layer.done_markers(shards)
     for shard in shards:
-        if (marker := layer.read_done(shard)) is not None:
+        if (marker := markers.get(shard.id)) is not None:
             done.add(marker.counts)
         elif shard.name in begun or shard.name in logs:
             opened.add(ShardLog(layer, shard, shard.rows).recover(logs.get(shard.name, ())))

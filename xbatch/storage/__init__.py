@@ -23,7 +23,17 @@ from xbatch.storage.publishing import (
     remove,
     sweep_beside,
 )
-from xbatch.storage.reading import READ_BUFFER_BYTES, Stat, content_stat, expand, is_folder, open_read, spool, stat
+from xbatch.storage.reading import (
+    READ_BUFFER_BYTES,
+    Stat,
+    content_stat,
+    expand,
+    is_folder,
+    open_read,
+    size_of,
+    spool,
+    stat,
+)
 from xbatch.storage.remote import FsspecStore
 from xbatch.storage.retrying import set_retry_budget
 from xbatch.storage.store import MAX_BODY_BYTES, Store
@@ -58,6 +68,7 @@ __all__ = [
     "same_place",
     "set_options",
     "set_retry_budget",
+    "size_of",
     "spool",
     "stat",
     "sweep_beside",

@@ -79,6 +79,14 @@ def stat(uri: str) -> Stat:
     return _stat(*_known(uri, lambda fs, path: (uri, fs.info(path))))
 
 
+def size_of(uri: str) -> int | None:
+    """Tell the size of a file, None if it is not there. Raises StorageError."""
+    try:
+        return stat(uri).size_bytes
+    except FileNotFoundError:
+        return None
+
+
 def content_stat(path: Path) -> Stat:
     """Tell one content from another, for a file that is a fresh copy every time."""
     with open(path, "rb") as file:
