@@ -45,16 +45,19 @@ class EngineStarter:
             return  # it is warm
         self.close()
         self._model = model
-        if self._spec.engine_name == "fake":
-            self.engine = build_fake(self._spec.engine_args)
-        else:
-            self._before(self._log)
-            names = [model, *self._spec.served_model_name]
-            settings, adapters = self._spec.engine_args, self._spec.lora_modules
-            self.engine = build_vllm(model_place(model), names, adapters, settings, self._owner)
-        self.engine.check()
+        # Both take seconds, and who waits for the engine should hear that it is being started.
+        self.engine = await asyncio.to_thread(self._build, model)
+        await asyncio.to_thread(self.engine.check)
         self._tell(self.engine.description)
         await self.engine.start()
+
+    def _build(self, model: str) -> "Engine":
+        if self._spec.engine_name == "fake":
+            return build_fake(self._spec.engine_args)
+        self._before(self._log)
+        names = [model, *self._spec.served_model_name]
+        settings, adapters = self._spec.engine_args, self._spec.lora_modules
+        return build_vllm(model_place(model), names, adapters, settings, self._owner)
 
     async def revive(self) -> None:
         """Start the engine again after its death.
@@ -63,7 +66,7 @@ class EngineStarter:
         """
         assert self.engine is not None
         for tries_left in reversed(range(START_TRIES)):
-            self.engine.close()
+            await asyncio.to_thread(self.engine.close)
             try:
                 await self.engine.start()
             except EngineError:

@@ -1,9 +1,31 @@
 """What answers requests: one verb, whatever stands behind it."""
 
-from typing import Protocol
+from collections.abc import AsyncGenerator
+from dataclasses import dataclass
+from typing import Protocol, TypeAlias
 
-from xbatch.rows.outcome import Outcome
+from xbatch.rows.outcome import Failure, Outcome, Usage
 from xbatch.rows.request import Request
+
+Piece: TypeAlias = bytes | Failure | Usage
+"""Of an answer that is streamed: a chunk, which is one JSON object of OpenAI's API; why there is none, or no more; the
+tokens of the whole answer, which come last."""
+
+
+@dataclass(frozen=True, slots=True)
+class ModelCard:
+    """What a model is and can do."""
+
+    abilities: tuple[str, ...] = ("generate",)
+    """Xinference's words: `generate`, `chat`, `tools`, `reasoning`, `vision`."""
+    context_tokens: int = 0
+    """Longest prompt and answer together."""
+    parameters: int | None = None
+    dtype: str | None = None
+    quantization: str | None = None
+    revision: str | None = None
+    adapters: tuple[str, ...] = ()
+    """Names of the adapters that can be asked for in the model's place."""
 
 
 class Engine(Protocol):
@@ -11,8 +33,18 @@ class Engine(Protocol):
 
     max_in_flight: int
     """Requests it should have at a time to be busy all the time; known once it is checked."""
+    max_running: int
+    """Requests that it works on at a time; the others wait in it. Known once it is checked."""
     description: str
     """The settings that were chosen, and why, in one line; known once it is checked."""
+
+    card: ModelCard
+    """The model; known once it is checked."""
+
+    @property
+    def is_dead(self) -> bool:
+        """It was started, and can answer nothing any more until it is started again."""
+        ...
 
     def check(self) -> None:
         """Judge the settings and look for the model, without loading it.
@@ -21,7 +53,7 @@ class Engine(Protocol):
         """
 
     async def start(self) -> None:
-        """Get ready to answer; may block the event loop, for a model may have to be loaded.
+        """Get ready to answer.
 
         Raises EngineError.
         """
@@ -31,6 +63,10 @@ class Engine(Protocol):
 
         A request that can't be answered gives a Failure. Raises EngineError if the engine itself is lost.
         """
+
+    def stream(self, request: Request) -> AsyncGenerator[Piece, None]:
+        """As `generate`, piece by piece; to close it before its end frees its place, too."""
+        ...
 
     def kill(self) -> None:
         """End its processes without waiting for anything, from any thread; it can't be used after that."""

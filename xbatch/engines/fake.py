@@ -2,12 +2,15 @@
 
 import asyncio
 import os
-from collections.abc import Callable
+import re
+from collections.abc import AsyncGenerator, Callable, Iterator
 from itertools import count
 from pathlib import Path
+from typing import Any
 
 import msgspec
 
+from xbatch.engines import ModelCard, Piece
 from xbatch.errors import EngineError
 from xbatch.rows.outcome import Completion, Failure, Outcome, Usage
 from xbatch.rows.request import CHAT, Request
@@ -28,7 +31,8 @@ class FakeEngine:
     `delay_s` passes before each answer. With `fail_on`, rows with these indexes get a retryable Failure
     `fake_failure`. The engine dies at the `crash_on`-th
     call (from 1), and whenever one of the rows in `poison` runs; then every call finds it dead until it is started
-    again. `log` names a file that gets a line for each start and the index of each row that is asked.
+    again. A stream has a chunk for each word, `delay_s` after the one before.
+    `log` names a file that gets a line for each start and the index of each row that is asked.
     """
 
     def __init__(
@@ -43,7 +47,8 @@ class FakeEngine:
         poison: frozenset[int] = frozenset(),
         log: Path | None = None,
     ) -> None:
-        self.max_in_flight = max_in_flight
+        self.max_in_flight = self.max_running = max_in_flight
+        self.card = ModelCard(abilities=("generate", "chat"), context_tokens=2048)
         self.description = "a fake engine, for tests"
         self.started = False
         self.closed = False
@@ -84,6 +89,24 @@ class FakeEngine:
         usage = Usage(prompt_tokens=len(str(request.body)) // 4, completion_tokens=len(answer.split()))
         return Completion(_body(request, answer, usage), usage)
 
+    async def stream(self, request: Request) -> AsyncGenerator[Piece, None]:
+        """Answer as the script says, word by word."""
+        outcome = await self.generate(request)
+        if isinstance(outcome, Failure):
+            yield outcome
+            return
+        for chunk in _chunks(request, msgspec.json.decode(outcome.body)):
+            await asyncio.sleep(self._delay_s)
+            if self._dead:
+                raise EngineError("the fake engine has crashed as it was told")
+            yield chunk
+        yield outcome.usage
+
+    @property
+    def is_dead(self) -> bool:
+        """It has crashed as it was told."""
+        return self._dead
+
     def kill(self) -> None:
         """As `close`."""
         self.close()
@@ -115,3 +138,15 @@ def _body(request: Request, text: str, usage: Usage) -> bytes:
             },
         }
     )
+
+
+def _chunks(request: Request, body: dict[str, Any]) -> Iterator[bytes]:
+    """An answer's body as the chunks of a stream; the last one says why it ends."""
+    chat = request.endpoint == CHAT
+    choice = body["choices"][0]
+    words = re.findall(r"\S*\s*", choice["message"]["content"] if chat else choice["text"])
+    for word in words:
+        said = {"delta": {"content": word}} if chat else {"text": word}
+        choices = [{"index": 0, **said, "finish_reason": None if word else "stop"}]
+        kind = {"object": "chat.completion.chunk"} if chat else {}
+        yield msgspec.json.encode(body | {"choices": choices, "usage": None} | kind)

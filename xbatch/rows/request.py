@@ -30,6 +30,8 @@ class Request:
     body: dict[str, Any]
     num_bytes: int
     """Size of the row in its input: what the request costs while it waits."""
+    to_context_end: bool = False
+    """A completion that names no `max_tokens` goes on to the end of the context, not for OpenAI's 16 tokens."""
 
     @property
     def model(self) -> object:

@@ -4,26 +4,29 @@ import asyncio
 import gc
 import os
 from argparse import Namespace
-from collections.abc import Mapping
+from collections.abc import AsyncGenerator, Mapping
+from contextlib import aclosing
 from typing import Any
 
 from pydantic import ValidationError
 from starlette.datastructures import State
 from vllm.engine.arg_utils import AsyncEngineArgs
 from vllm.entrypoints.openai.chat_completion.protocol import ChatCompletionRequest
-from vllm.entrypoints.openai.completion.protocol import CompletionRequest
 from vllm.platforms import current_platform
 from vllm.usage.usage_lib import UsageContext
 from vllm.v1.engine.async_llm import AsyncLLM
 from vllm.v1.engine.exceptions import EngineDeadError
 from vllm.version import __version__ as VLLM_VERSION
 
-from xbatch.engines.vllm import arguments, process, refusals
+from xbatch.engines import ModelCard, Piece
+from xbatch.engines.vllm import arguments, process, refusals, streams
+from xbatch.engines.vllm.bodies import typed_body
+from xbatch.engines.vllm.card import make_card
 from xbatch.engines.vllm.lookup import check_model
 from xbatch.engines.vllm.settings import Choice, Machine, choose
 from xbatch.errors import EngineError, UsageError
-from xbatch.rows.outcome import Completion, Outcome, Usage
-from xbatch.rows.request import CHAT, Request
+from xbatch.rows.outcome import Completion, Failure, Outcome, Usage
+from xbatch.rows.request import Request
 
 try:
     from vllm.entrypoints.launchers.api_server.app_state import init_app_state
@@ -32,7 +35,6 @@ except ImportError:  # vLLM 0.23
 
 _IN_FLIGHT_PER_SEQUENCE = 2
 """So many requests are handed over for each that can run, so that no step finds too few waiting."""
-_STREAMING_FIELDS = ("stream", "stream_options")
 
 
 class VllmEngine:
@@ -45,7 +47,9 @@ class VllmEngine:
 
     def __init__(self, model: str, served_names: list[str], settings: Mapping[str, Any], owner: str = "") -> None:
         self.max_in_flight = 1
+        self.max_running = 1
         self.description = ""
+        self.card = ModelCard()
         self._model = model
         self._settings = {"model": model, "served_model_name": served_names, **settings}
         self._processes = process.EngineProcesses(owner)
@@ -67,49 +71,79 @@ class VllmEngine:
             config = self._make_config()
         except (ValueError, TypeError, OSError) as e:
             raise UsageError(f"vLLM does not take these settings: {_first_line(e)}") from e
-        self.max_in_flight = _IN_FLIGHT_PER_SEQUENCE * config.scheduler_config.max_num_seqs
+        self.max_running = config.scheduler_config.max_num_seqs
+        self.max_in_flight = _IN_FLIGHT_PER_SEQUENCE * self.max_running
         self.description = _describe(choices, config)
+        self.card = make_card(self._args, config)
 
     async def start(self) -> None:
-        """Load the model. Blocks the event loop: nothing can be answered meanwhile anyway.
+        """Load the model, in a thread of its own.
 
         After `close` it may be called again. Raises EngineError.
         """
         try:
-            with self._processes.starting():
-                # A start adds to the configuration what it finds out, so each has its own.
-                self._llm = AsyncLLM.from_vllm_config(
-                    self._make_config(), usage_context=UsageContext.LLM_CLASS, disable_log_stats=True
-                )
-                tasks = await self._llm.get_supported_tasks()
-                if "generate" not in tasks:
-                    raise UsageError(f"{self._model} does not generate text; it does {', '.join(tasks)}")
-                await init_app_state(self._llm, self._state, self._args, tasks)
+            await asyncio.to_thread(self._launch)
+            assert self._llm is not None
+            tasks = await self._llm.get_supported_tasks()
+            if "generate" not in tasks:
+                raise UsageError(f"{self._model} does not generate text; it does {', '.join(tasks)}")
+            await init_app_state(self._llm, self._state, self._args, tasks)
         except UsageError:
             raise
         except Exception as e:
             raise EngineError(f"vLLM could not start: {_first_line(e)}") from e
 
+    def _launch(self) -> None:
+        with self._processes.starting():
+            # A start adds to the configuration what it finds out, so each has its own.
+            self._llm = AsyncLLM.from_vllm_config(
+                self._make_config(), usage_context=UsageContext.LLM_CLASS, disable_log_stats=True
+            )
+
     def _make_config(self) -> Any:
         return AsyncEngineArgs.from_cli_args(self._args).create_engine_config(UsageContext.LLM_CLASS)
+
+    @property
+    def is_dead(self) -> bool:
+        """The engine was started, and its processes are gone."""
+        return self._llm is not None and self._llm.errored
 
     async def generate(self, request: Request) -> Outcome:
         """Answer one request by vLLM's serving classes.
 
         Raises EngineError if the engine has died.
         """
-        body = {k: v for k, v in request.body.items() if k not in _STREAMING_FIELDS}
-        kind = ChatCompletionRequest if request.endpoint == CHAT else CompletionRequest
-        try:
-            # FastAPI validates this way, and the words of a refusal depend on it.
-            typed = kind.model_validate(body, from_attributes=True)
-        except ValidationError as e:
-            return await refusals.refuse_invalid(e, body)
-        except Exception as e:  # noqa: BLE001 - some of vLLM's validators raise what pydantic lets through
-            return refusals.refuse_exception(e)
+        typed = await typed_body(request)
+        answer = typed if isinstance(typed, Failure) else await self._serve(typed, None)
+        if isinstance(answer, Failure):
+            return answer
+        usage = Usage(answer.usage.prompt_tokens, answer.usage.completion_tokens or 0)
+        return Completion(answer.model_dump_json().encode(), usage)
+
+    async def stream(self, request: Request) -> AsyncGenerator[Piece, None]:
+        """Answer one request piece by piece; what is wrong with it comes before the first chunk.
+
+        Raises EngineError if the engine has died.
+        """
+        typed = await typed_body(request, stream=True)
+        llm, scope = self._llm, streams.Scope()
+        answer = typed if isinstance(typed, Failure) else await self._serve(typed, scope)
+        if isinstance(answer, Failure):
+            yield answer
+            return
+        async with aclosing(answer):
+            async for event in answer:
+                if (piece := streams.piece_of(event)) is not None:
+                    if isinstance(piece, Failure):
+                        self._check_alive(llm, None)
+                    yield piece
+        yield scope.usage
+
+    async def _serve(self, typed: Any, scope: streams.Scope | None) -> Any:
+        """What vLLM answers, or the Failure in its place."""
         llm = self._llm
         try:
-            answer = await self._serve(typed)
+            answer = await self._ask(typed, scope)
         except asyncio.CancelledError:
             if not _is_cancelled():
                 self._check_alive(llm, None)
@@ -124,15 +158,15 @@ class VllmEngine:
             # What waits for an engine when it dies is cancelled by vLLM too, and answered as above.
             self._check_alive(llm, None)
             return refusals.refuse(answer)
-        usage = Usage(answer.usage.prompt_tokens, answer.usage.completion_tokens or 0)
-        return Completion(answer.model_dump_json().encode(), usage)
+        return answer
 
-    async def _serve(self, typed: Any) -> Any:
+    async def _ask(self, typed: Any, scope: streams.Scope | None) -> Any:
         if self._llm is None:
             raise EngineDeadError
+        raw = None if scope is None else scope.raw_request
         if isinstance(typed, ChatCompletionRequest):
-            return await self._state.openai_serving_chat.create_chat_completion(typed)
-        return await self._state.openai_serving_completion.create_completion(typed)
+            return await self._state.openai_serving_chat.create_chat_completion(typed, raw)
+        return await self._state.openai_serving_completion.create_completion(typed, raw)
 
     def _check_alive(self, llm: AsyncLLM | None, error: Exception | None) -> None:
         """Raise EngineError if the engine that was asked has died: what vLLM answers then is not about the request."""

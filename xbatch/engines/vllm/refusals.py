@@ -38,6 +38,11 @@ def refuse(response: Any) -> Failure:
     return _failure(int(response.error.code), msgspec.json.encode(response.model_dump()))
 
 
+def refuse_streamed(event: dict[str, Any]) -> Failure:
+    """The refusal in an event of a stream."""
+    return _failure(int(event["error"]["code"]), msgspec.json.encode(event))
+
+
 def _failure(status_code: int, body: bytes) -> Failure:
     retryable = status_code >= HTTPStatus.INTERNAL_SERVER_ERROR or status_code in _ANOTHER_TIME
     return Failure("api_error", f"status {status_code}", retryable, status_code, body)

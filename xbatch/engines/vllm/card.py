@@ -1,0 +1,70 @@
+"""What a model is and can do, from its configuration, its tokenizer and the settings of the engine."""
+
+import contextlib
+import json
+import math
+import struct
+from argparse import Namespace
+from pathlib import Path
+from typing import Any
+
+import jinja2
+import jinja2.meta
+from vllm.renderers.chat_utils import load_chat_template
+from vllm.renderers.hf import resolve_chat_template
+from vllm.tokenizers import cached_tokenizer_from_config
+
+from xbatch.engines import ModelCard
+
+
+def make_card(args: Namespace, config: Any) -> ModelCard:
+    """Describe the model that an engine of these settings serves."""
+    model = config.model_config
+    template = _chat_template(args, model)
+    abilities = ["generate"]
+    if template is not None:
+        abilities.append("chat")
+        if args.tool_call_parser and "tools" in _variables(template):
+            abilities.append("tools")
+        if args.structured_outputs_config.reasoning_parser:
+            abilities.append("reasoning")
+    if model.is_multimodal_model:
+        abilities.append("vision")
+    return ModelCard(
+        abilities=tuple(abilities),
+        context_tokens=model.max_model_len,
+        parameters=_count_parameters(Path(model.model)),
+        dtype=str(model.dtype).removeprefix("torch."),
+        quantization=model.quantization,
+        revision=model.revision,
+        adapters=tuple(each.name for each in args.lora_modules or ()),
+    )
+
+
+def _chat_template(args: Namespace, model: Any) -> str | None:
+    given: str | None = load_chat_template(args.chat_template)
+    with contextlib.suppress(Exception):  # tokenizers that bring no template of Jinja2 say so in ways of their own
+        given = resolve_chat_template(cached_tokenizer_from_config(model), given, None, model_config=model)
+    return given
+
+
+def _variables(template: str) -> set[str]:
+    with contextlib.suppress(jinja2.TemplateError):
+        return set(jinja2.meta.find_undeclared_variables(jinja2.Environment(autoescape=False).parse(template)))  # noqa: S701 - nothing is rendered
+    return set()
+
+
+def _count_parameters(folder: Path) -> int | None:
+    """The numbers in a model's weights; None where they are no safetensors in a folder.
+
+    Format: safetensors, whose header holds the shape of each tensor.
+    """
+    total = 0
+    for file in folder.glob("*.safetensors"):
+        try:
+            with file.open("rb") as weights:
+                header = json.loads(weights.read(*struct.unpack("<Q", weights.read(8))))
+            total += sum(math.prod(tensor["shape"]) for name, tensor in header.items() if name != "__metadata__")
+        except (OSError, ValueError, KeyError, struct.error):
+            return None
+    return total or None
