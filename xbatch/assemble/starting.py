@@ -46,18 +46,10 @@ class EngineStarter:
         self.close()
         self._model = model
         # Both take seconds, and who waits for the engine should hear that it is being started.
-        self.engine = await asyncio.to_thread(self._build, model)
+        self.engine = await asyncio.to_thread(self.build, model)
         await asyncio.to_thread(self.engine.check)
         self._tell(self.engine.description)
         await self.engine.start()
-
-    def _build(self, model: str) -> "Engine":
-        if self._spec.engine_name == "fake":
-            return build_fake(self._spec.engine_args)
-        self._before(self._log)
-        names = [model, *self._spec.served_model_name]
-        settings, adapters = self._spec.engine_args, self._spec.lora_modules
-        return build_vllm(model_place(model), names, adapters, settings, self._owner)
 
     async def revive(self) -> None:
         """Start the engine again after its death.
@@ -75,6 +67,18 @@ class EngineStarter:
                 await asyncio.sleep(_BETWEEN_TRIES_S)
             else:
                 return
+
+    def build(self, model: str) -> "Engine":
+        """Make the engine of a model, not yet checked.
+
+        Raises UsageError if it is not installed.
+        """
+        if self._spec.engine_name == "fake":
+            return build_fake(self._spec.engine_args)
+        self._before(self._log)
+        names = [model, *self._spec.served_model_name]
+        settings, adapters = self._spec.engine_args, self._spec.lora_modules
+        return build_vllm(model_place(model), names, adapters, settings, self._owner)
 
     def close(self) -> None:
         """End the engine's processes, if there are any."""

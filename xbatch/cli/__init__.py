@@ -9,6 +9,8 @@ from xbatch import __version__
 COMMANDS = {
     "run": "Answer every row of the inputs.",
     "watch": "Answer every file that lands under a prefix, once.",
+    "serve": "Answer requests over HTTP, one by one and in batches.",
+    "models": "Tell what models can do.",
     "status": "Tell where a job stands, from its state alone.",
     "schema": "Print the JSON Schema of job files, rows, responses, status or report.",
     "doctor": "Tell what this machine can run, what is missing and how to mend it.",

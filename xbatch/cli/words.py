@@ -76,3 +76,8 @@ def fields_of(options: dict[str, Any]) -> dict[str, Any]:
     given["engine"] = engine | given.pop("engine_arg", {})
     given["request"] = make_request(*(given.pop(name, None) for name in ("prompt", "system", "messages")))
     return {name: value for name, value in given.items() if value not in (None, [], {})}
+
+
+def vllm_names() -> set[str]:
+    """The options that `vllm_flags` adds, by click's names for them."""
+    return {name.replace("-", "_") for name in VLLM_FLAGS}

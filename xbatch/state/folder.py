@@ -233,6 +233,12 @@ def _shards(lines: Iterable[bytes]) -> Iterator[Shard]:
         yield decoder.decode(line)
 
 
+def own_home() -> Path:
+    """The folder of this machine and user for what has no other place."""
+    home = Path(os.environ.get("XDG_STATE_HOME") or Path.home() / ".local/state")
+    return home / "xbatch"
+
+
 def _pretty(value: Any) -> bytes:
     return msgspec.json.format(msgspec.json.encode(value), indent=2)
 
@@ -243,5 +249,4 @@ def _now() -> str:
 
 def _local_folder(uri: str) -> Path:
     """A folder of this machine for a state that lies elsewhere."""
-    home = Path(os.environ.get("XDG_STATE_HOME") or Path.home() / ".local/state")
-    return home / "xbatch" / hashlib.blake2b(uri.encode(), digest_size=10).hexdigest()
+    return own_home() / hashlib.blake2b(uri.encode(), digest_size=10).hexdigest()

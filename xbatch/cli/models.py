@@ -1,0 +1,60 @@
+"""`xbatch models`: what models can do."""
+
+from typing import Any
+
+import click
+
+from xbatch.cli.run import run
+from xbatch.cli.words import fields_of, vllm_names
+
+_OPTIONS = {"trust_remote_code", "engine_arg", "engine"}
+
+
+def _like_run(command: click.Command) -> click.Command:
+    """Add the options of `xbatch run` that change what a model can do."""
+    wanted = _OPTIONS | vllm_names()
+    command.params += [parameter for parameter in run.params if parameter.name in wanted]
+    return command
+
+
+@_like_run
+@click.command()
+@click.argument("names", nargs=-1, metavar="[MODEL...]")
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object a model.")
+def models(names: tuple[str, ...], *, as_json: bool, **options: Any) -> None:
+    """Tell what models can do, without loading them: demo, if none is named.
+
+    \b
+    generate    goes on with a text           tools      calls functions (--tool-call-parser)
+    chat        has a chat template           reasoning  thinks apart (--reasoning-parser)
+    vision      sees pictures
+    """  # noqa: D301 - click takes the control character for a paragraph to be kept
+    import tempfile
+    from pathlib import Path
+
+    from xbatch.assemble.describing import describe
+    from xbatch.cli.terminal import Terminal
+    from xbatch.errors import XbatchError
+    from xbatch.job.loading import load_job
+
+    terminal = Terminal()
+    with tempfile.TemporaryDirectory(prefix="xbatch-") as scratch:
+        try:
+            spec = load_job(fields_of(options | {"inputs": ("-",)}))
+            for name in names or ("demo",):
+                told = describe(spec, name, Path(scratch), terminal.divert)
+                terminal.out.write(f"{_json(told) if as_json else _line(told)}\n".encode())
+        except XbatchError as e:
+            terminal.leave(e.exit_code, str(e))
+    terminal.leave(0)
+
+
+def _json(told: dict[str, Any]) -> str:
+    import json
+
+    return json.dumps(told)
+
+
+def _line(told: dict[str, Any]) -> str:
+    size = "" if told["parameters"] is None else f", {told['parameters']:,} parameters"
+    return f"{told['model']}: {', '.join(told['abilities'])}; context of {told['context_tokens']:,} tokens{size}"

@@ -1,0 +1,52 @@
+"""Pictures, sounds and films that a request names by URL: only what is public may be fetched for a stranger."""
+
+import asyncio
+import ipaddress
+import socket
+from collections.abc import Iterator, Mapping
+from typing import Any
+from urllib.parse import urlsplit
+
+_SCHEMES = ("http", "https")
+
+
+async def private_media(body: Mapping[str, Any]) -> str | None:
+    """Say what is wrong with the URLs in the messages of a chat, None if nothing is.
+
+    `data:` is always right; `http:` and `https:` are if the host has public addresses only; nothing else is.
+    """
+    for url in set(_urls(body)):
+        if (trouble := await _trouble(url)) is not None:
+            return trouble
+    return None
+
+
+def _urls(body: Mapping[str, Any]) -> Iterator[str]:
+    messages = body.get("messages")
+    for message in messages if isinstance(messages, list) else ():
+        content = message.get("content") if isinstance(message, dict) else None
+        for part in content if isinstance(content, list) else ():
+            if isinstance(part, dict):
+                for name, value in part.items():
+                    url = value.get("url") if isinstance(value, dict) else value
+                    if isinstance(url, str) and (name.endswith("_url") or name == "url"):
+                        yield url.strip()
+
+
+async def _trouble(url: str) -> str | None:
+    if url[:5].lower() == "data:":
+        return None
+    try:
+        parts = urlsplit(url)
+        host, port = parts.hostname, parts.port
+    except ValueError:
+        return f"{url[:200]!r} is not a URL"
+    if parts.scheme.lower() not in _SCHEMES or not host:
+        return f"{url[:200]!r} is not fetched: media come as data:, http: or https: URLs"
+    try:
+        found = await asyncio.get_running_loop().getaddrinfo(host, port or 443, type=socket.SOCK_STREAM)
+    except (OSError, UnicodeError):
+        return f"{url[:200]!r} is not fetched: its host is not known"
+    if not all(ipaddress.ip_address(str(address[0]).partition("%")[0]).is_global for *_, address in found):
+        return f"{url[:200]!r} is not fetched: its host is not public"
+    return None
