@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 import serving
+from online import Online, online
 from servers import MissingServer, Place, Servers, reached
 from serving import Body, Ended
 
@@ -107,6 +108,13 @@ def interrupted(tmp_path_factory: pytest.TempPathFactory) -> Interrupted:
 def engine_alone(tmp_path_factory: pytest.TempPathFactory) -> Body:
     """What `VllmEngine` itself gives in a process of its own: the contract's cases, and all demo questions."""
     return serving.run_engine_script(tmp_path_factory.mktemp("engine"))
+
+
+@pytest.fixture(scope="session")
+def demo_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Online]:
+    """`xbatch serve` with the demo model and its real engine."""
+    with online(tmp_path_factory.mktemp("serve"), "--tool-call-parser", "hermes") as found:
+        yield found
 
 
 @pytest.fixture

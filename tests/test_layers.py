@@ -58,7 +58,7 @@ OWNERS: dict[str, tuple[str, ...]] = {
     "pydantic": ("xbatch.job.spec", "xbatch.job.loading", "xbatch.schema", "xbatch.engines.vllm", "xbatch.serve"),
     "jinja2": ("xbatch.rows.template", "xbatch.engines.vllm.card"),
     "yaml": ("xbatch.job.yaml_text",),
-    "rich": ("xbatch.report", "xbatch.cli.run", "xbatch.cli.status", "xbatch.cli.watch"),
+    "rich": ("xbatch.report", "xbatch.cli.run", "xbatch.cli.status", "xbatch.cli.watch", "xbatch.cli.serve"),
 }
 """Libraries, each with the only modules that may import it."""
 

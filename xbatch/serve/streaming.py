@@ -23,6 +23,10 @@ SEND_S = 60.0
 _HAS_CONTENT = (b'"delta":{"content":"', b'"delta":{"role":"assistant","content":"')
 
 
+class SlowReader(Exception):
+    """The client takes nothing any more."""
+
+
 class EventStream(Response):
     """Sends the pieces of an answer as they come, until the client goes away.
 
@@ -50,7 +54,10 @@ class EventStream(Response):
         self._usage: Usage | None = None
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Send everything, or stop because the client does not want it any more."""
+        """Send everything, or stop because the client does not want it any more.
+
+        Raises SlowReader, by which its connection is closed.
+        """
         sending = asyncio.create_task(self._send_all(send))
         listening = asyncio.create_task(until_disconnect(receive))
         try:
@@ -119,5 +126,8 @@ def _failure(failure: Failure) -> bytes:
 
 
 async def _send(send: Send, body: bytes, *, more: bool = True) -> None:
-    async with asyncio.timeout(SEND_S):
-        await send({"type": "http.response.body", "body": body, "more_body": more})
+    try:
+        async with asyncio.timeout(SEND_S):
+            await send({"type": "http.response.body", "body": body, "more_body": more})
+    except TimeoutError:
+        raise SlowReader from None
