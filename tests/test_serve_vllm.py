@@ -1,0 +1,214 @@
+"""`xbatch serve` with the real engine: what clients read of it, what a crowd does to it, and its engine's death."""
+
+import asyncio
+import json
+import random
+import time
+from collections import Counter
+from collections.abc import Iterator
+from typing import Any
+
+import httpx
+import psutil
+import pytest
+from online import CHAT_PATH, COMPLETIONS_PATH, Online
+from serving import CONTEXT_TOKENS, SYSTEM, Body
+
+from xbatch.demo import questions
+
+QUESTION, ANSWER = questions()[0]
+ASKED = {"model": "demo", "messages": [{"role": "user", "content": QUESTION}], "temperature": 0, "max_tokens": 40}
+TOOL = {"type": "function", "function": {"name": "weigh", "parameters": {"type": "object", "properties": {}}}}
+
+
+def chunks(answer: httpx.Response) -> Iterator[Body]:
+    """The chunks of a stream, whose framing must be as clients expect."""
+    assert answer.status_code == 200, answer.text
+    *events, done, rest = answer.text.split("\n\n")
+    assert (done, rest) == ("data: [DONE]", "")
+    for event in events:
+        assert event.startswith("data: ")
+        assert "\n" not in event
+        yield json.loads(event.removeprefix("data: "))
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {},
+        {"stop": ["."]},
+        {"messages": [{"role": "system", "content": ""}, *ASKED["messages"]]},  # type: ignore[misc]
+        {"tools": [TOOL], "tool_choice": "auto"},
+        {"tools": [TOOL], "tool_choice": "required", "max_tokens": 60},
+        {"logprobs": True, "top_logprobs": 2},
+        {"ignore_eos": True, "max_tokens": 30},
+    ],
+    ids=str,
+)
+def test_every_chunk_has_one_choice_with_a_text(demo_server: Online, fields: Body) -> None:
+    """As Xinference's, LangChain's and LlamaIndex's classes index them, whatever the request."""
+    found = list(chunks(demo_server.post(CHAT_PATH, ASKED | fields | {"stream": True})))
+    assert found
+    for chunk in found:
+        assert chunk["id"].startswith("chatcmpl-")
+        assert "error" not in chunk
+        (choice,) = chunk["choices"]
+        assert isinstance(choice["delta"]["content"], str)
+    assert found[-1]["choices"][0]["finish_reason"] in ("stop", "length", "tool_calls")
+    whole = demo_server.post(CHAT_PATH, ASKED | fields).json()["choices"][0]["message"]
+    if "tool_choice" not in fields:
+        assert "".join(chunk["choices"][0]["delta"]["content"] for chunk in found) == whole["content"]
+
+
+def test_usage_comes_last_where_it_is_asked_for(demo_server: Online) -> None:
+    fields = {"stream": True, "stream_options": {"include_usage": True}}
+    *found, last = chunks(demo_server.post(CHAT_PATH, ASKED | fields))
+    assert last["choices"] == []
+    assert last["usage"]["total_tokens"] == last["usage"]["prompt_tokens"] + last["usage"]["completion_tokens"] > 2
+    assert all(len(chunk["choices"]) == 1 for chunk in found)
+
+
+def test_completions_go_on_to_the_end_of_the_context(demo_server: Online) -> None:
+    """Without max_tokens, as Xinference's do; with it, or null with a number beside it, as it says."""
+    asked = {"model": "demo", "prompt": [266] * (CONTEXT_TOKENS - 40), "ignore_eos": True}
+    for stream in (False, True):
+        body = asked | {"stream": stream} | ({"stream_options": {"include_usage": True}} if stream else {})
+        answer = demo_server.post(COMPLETIONS_PATH, body)
+        last = list(chunks(answer))[-1] if stream else answer.json()
+        assert last["usage"]["completion_tokens"] == 40
+    for fields in ({"max_tokens": None}, {"echo": True}):
+        assert demo_server.post(COMPLETIONS_PATH, asked | fields).json()["usage"]["completion_tokens"] == 40
+    assert demo_server.post(COMPLETIONS_PATH, asked | {"max_tokens": 3}).json()["usage"]["completion_tokens"] == 3
+
+
+def test_list_prompts_have_indexes_by_prompt(demo_server: Online) -> None:
+    body = {"model": "demo", "prompt": [QUESTION, "Why?"], "n": 2, "max_tokens": 4, "echo": True}
+    found = demo_server.post(COMPLETIONS_PATH, body).json()
+    assert found["id"].startswith("cmpl-")
+    assert [choice["index"] for choice in found["choices"]] == [0, 1, 2, 3]
+    prompts = [choice["text"].startswith(QUESTION) for choice in found["choices"]]
+    assert prompts == [True, True, False, False]
+    streamed: Counter[int] = Counter()
+    for chunk in chunks(demo_server.post(COMPLETIONS_PATH, body | {"stream": True})):
+        streamed[chunk["choices"][0]["index"]] += 1
+    assert set(streamed) == {0, 1, 2, 3}
+
+
+@pytest.mark.parametrize(
+    ("path", "fields"),
+    [
+        (CHAT_PATH, {"logprobs": True, "top_logprobs": 99}),
+        (CHAT_PATH, {"temperature": -1}),
+        (CHAT_PATH, {"messages": [{"role": "user", "content": "word " * 4000}]}),
+        (CHAT_PATH, {"messages": "hello"}),
+        (CHAT_PATH, {"n": 0}),
+        (COMPLETIONS_PATH, {"prompt": "word " * 4000}),
+        (COMPLETIONS_PATH, {"prompt": [99999]}),
+        (COMPLETIONS_PATH, {"prompt": "a", "logprobs": 99}),
+    ],
+    ids=str,
+)
+@pytest.mark.parametrize("stream", [False, True])
+def test_what_is_wrong_is_told_by_a_status(demo_server: Online, path: str, fields: Body, *, stream: bool) -> None:
+    """400 in both dialects, also where a stream was asked for: clients don't try again, and see why."""
+    base = ASKED if path == CHAT_PATH else {"model": "demo"}
+    answer = demo_server.post(path, base | fields | {"stream": stream})
+    assert answer.status_code == 400, answer.text
+    assert answer.json()["detail"] == answer.json()["error"]["message"]
+
+
+def test_dialects_reach_the_model(demo_server: Online) -> None:
+    """Fields of older clients change the answer, not nothing."""
+    chosen = demo_server.post(CHAT_PATH, ASKED | {"guided_choice": ["Yes", "No"]}).json()
+    assert chosen["choices"][0]["message"]["content"] in ("Yes", "No")
+    thinking = demo_server.post(CHAT_PATH, ASKED | {"enable_thinking": False, "stream_interval": 1, "lora_name": None})
+    assert thinking.json()["choices"][0]["message"]["content"] == ANSWER
+
+
+def test_a_crowd(demo_server: Online) -> None:
+    """A thousand at a time, of which some leave, some read slowly and some ask nonsense: every good one is answered.
+
+    Nothing is left running, and memory stays where it was after the first crowd.
+    """
+    process = psutil.Process(demo_server.process.pid)
+    sizes = []
+    for _ in range(2):
+        kinds = asyncio.run(_crowd(demo_server.address, 1000))
+        assert kinds["good"] == 500
+        assert kinds["bad"] == 100
+        assert kinds["slow"] == 100
+        assert kinds["left"] + kinds["left late"] == 300
+        demo_server.wait_for("nothing is left running", lambda status: status["requests"]["running"] == 0)
+        sizes.append(process.memory_info().rss)
+    assert sizes[1] < sizes[0] + (32 << 20)
+    assert demo_server.status()["engine"]["restarts"] == 0
+
+
+async def _crowd(address: str, people: int) -> Counter[str]:
+    rng = random.Random(7)
+    acts = [_good] * 5 + [_leaver] * 3 + [_bad] + [_slow]
+    limits = httpx.Limits(max_connections=None)
+    async with httpx.AsyncClient(base_url=address, timeout=120, trust_env=False, limits=limits) as client:
+        return Counter(await asyncio.gather(*(acts[i % len(acts)](client, rng, i) for i in range(people))))
+
+
+async def _good(client: httpx.AsyncClient, _: random.Random, i: int) -> str:
+    question, expected = questions()[i % len(questions())]
+    body = ASKED | {"messages": [{"role": "system", "content": SYSTEM}, {"role": "user", "content": question}]}
+    answer = await client.post(CHAT_PATH, json=body | {"stream": bool(i % 2)})
+    assert answer.status_code == 200, answer.text
+    if i % 2:
+        text = "".join(chunk["choices"][0]["delta"]["content"] for chunk in chunks(answer))
+    else:
+        text = answer.json()["choices"][0]["message"]["content"]
+    # Half precision and other sequences in a step change a letter now and then.
+    return "good" if text[:8] == expected[:8] else f"{question}: {text}"
+
+
+async def _leaver(client: httpx.AsyncClient, rng: random.Random, i: int) -> str:
+    body = {"model": "demo", "prompt": "Why?", "ignore_eos": True, "max_tokens": 400, "stream": bool(i % 2)}
+    try:
+        await client.post(COMPLETIONS_PATH, json=body, timeout=rng.uniform(0.05, 2))
+    except httpx.TimeoutException:
+        return "left"
+    return "left late"
+
+
+async def _bad(client: httpx.AsyncClient, rng: random.Random, _: int) -> str:
+    nonsense: list[Any] = [b"{", b"\xff", b"[]", b'{"model":"x","messages":[{}]}', b'{"model":"demo","messages":[]}']
+    answer = await client.post(CHAT_PATH, content=rng.choice(nonsense), headers={"content-type": "application/json"})
+    return "bad" if answer.status_code in (400, 404) else answer.text
+
+
+async def _slow(client: httpx.AsyncClient, rng: random.Random, _: int) -> str:
+    body = {"model": "demo", "prompt": "Why?", "ignore_eos": True, "max_tokens": 60, "stream": True}
+    seen = 0
+    async with client.stream("POST", COMPLETIONS_PATH, json=body) as answer:
+        async for line in answer.aiter_lines():
+            seen += line.startswith("data: {")
+            if seen % 20 == 0:
+                await asyncio.sleep(rng.uniform(0, 0.2))
+    return "slow" if seen >= 50 else f"slow, but only {seen}"
+
+
+def test_the_engine_dies_and_comes_back(demo_server: Online) -> None:
+    """With a kill -9 of vLLM's worker, streams end in an error, the next hear 503, and then all is as before."""
+    before = demo_server.status()["engine"]["restarts"]
+    engine = [p for p in psutil.Process(demo_server.process.pid).children(recursive=True) if "Worker" in p.name()]
+    assert engine, "no worker of vLLM was found"
+    long = {"model": "demo", "prompt": "Why?", "ignore_eos": True, "stream": True}
+    with demo_server.client() as client, client.stream("POST", COMPLETIONS_PATH, json=long) as stream:
+        lines = stream.iter_lines()
+        assert next(lines).startswith("data: {")
+        engine[0].kill()
+        rest = [line for line in lines if line]
+    assert json.loads(rest[-2].removeprefix("data: "))["error"]["message"]
+    assert rest[-1] == "data: [DONE]"
+    answer = demo_server.post(CHAT_PATH, ASKED)
+    assert answer.status_code == 503
+    assert int(answer.headers["retry-after"]) > 0
+    while demo_server.status()["engine"]["state"] != "ready":
+        assert demo_server.process.poll() is None, demo_server.said()
+        time.sleep(0.5)
+    assert demo_server.status()["engine"]["restarts"] == before + 1
+    assert demo_server.post(CHAT_PATH, ASKED).json()["choices"][0]["message"]["content"] == ANSWER
