@@ -2,6 +2,7 @@
 
 from xbatch.serve.errors import ApiProblem
 from xbatch.serve.keeper import EngineKeeper
+from xbatch.serve.turns import Turns
 
 
 class Admission:
@@ -29,7 +30,7 @@ class Admission:
             text = f"{self.waiting:,} requests are waiting already: try again in a moment"
             raise ApiProblem(429, text, code="too_many_requests", headers={"Retry-After": "1"})
         self._inside += 1
-        return Place(self)
+        return Place(self, self._keeper.turns)
 
     def leave(self) -> None:
         """Give a place back."""
@@ -44,11 +45,20 @@ class Admission:
 class Place:
     """A request's place, to be given back once."""
 
-    def __init__(self, admission: Admission) -> None:
+    def __init__(self, admission: Admission, turns: Turns) -> None:
         self._admission: Admission | None = admission
+        self._turns = turns
+        self._joined = False
+
+    async def begin(self) -> None:
+        """Wait for the turn to ask the engine."""
+        await self._turns.join()
+        self._joined = True
 
     def leave(self) -> None:
         """Give it back; harmless when called twice."""
         if self._admission is not None:
             self._admission.leave()
             self._admission = None
+            if self._joined:
+                self._turns.part()

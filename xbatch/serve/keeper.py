@@ -8,6 +8,7 @@ from typing import Literal, TypeAlias
 from xbatch.assemble.starting import EngineStarter
 from xbatch.engines import Engine
 from xbatch.serve.errors import ApiProblem
+from xbatch.serve.turns import Turns
 
 EngineState: TypeAlias = Literal["loading", "ready", "restarting", "failed"]
 _LOOK_S = 0.5
@@ -16,11 +17,15 @@ _RETRY_AFTER_S = 10
 
 
 class EngineKeeper:
-    """Starts an engine, starts it again whenever it has died, and tells whether it answers."""
+    """Starts an engine, starts it again whenever it has died, and tells whether it answers.
+
+    Whoever asks the engine takes part in `turns`.
+    """
 
     def __init__(self, starter: EngineStarter, model: str, tell: Callable[[str], None]) -> None:
         self.state: EngineState = "loading"
         self.restarts = 0
+        self.turns = Turns()
         self._starter = starter
         self._model = model
         self._tell = tell

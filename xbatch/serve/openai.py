@@ -56,8 +56,9 @@ class Online:
             request = make_request(body, size, endpoint, self.served)
             if (trouble := await private_media(body)) is not None:
                 raise ApiProblem(400, trouble, param="messages")
-            engine = self.keeper.engine
             async with asyncio.timeout(self.timeout_s) as limit:
+                await place.begin()
+                engine = self.keeper.engine
                 if not stream:
                     return await self._whole(http, engine, request)
                 answer = await self._streamed(http, engine, request, place, began_s, limit.when())
