@@ -147,6 +147,11 @@ class BatchRunner:
             return True
         return False
 
+    def rows(self) -> dict[str, float]:
+        """Rows of batches by their state: in flight, and what this process has settled."""
+        figures = self.figures
+        return {"in_flight": figures.in_flight, "completed": figures.completed, "failed": figures.failed}
+
     def _look(self) -> None:
         """In a thread: find batches that are not pursued yet, and those that somebody else has cancelled."""
         for batch in self._batches.unended():
