@@ -36,7 +36,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "cli": {"assemble", "run", "report", "state", "job", "errors", "engines", "schema", "serve"},
     "serve": {
         *("assemble", "run", "report", "job", "engines", "rows", "state", "sources", "storage", "schema"),
-        *("errors", "crash"),
+        *("planning", "errors", "crash"),
     },
     "__main__": {"cli"},
     "__init__": set(),
@@ -52,6 +52,7 @@ OWNERS: dict[str, tuple[str, ...]] = {
     "uvicorn": ("xbatch.serve.serving",),
     "prometheus_client": ("xbatch.serve.metrics",),
     "starlette": ("xbatch.serve", "xbatch.engines.vllm"),
+    "python_multipart": ("xbatch.serve.uploads",),
     "torch": ("xbatch.demo", "xbatch.engines.vllm"),
     "transformers": ("xbatch.demo",),
     "ray": ("xbatch.cluster",),

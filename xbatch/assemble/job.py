@@ -3,6 +3,7 @@
 import asyncio
 import secrets
 import shutil
+from asyncio import to_thread
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import replace
@@ -15,7 +16,7 @@ from xbatch.assemble.course import Course
 from xbatch.assemble.indexing import Indexing
 from xbatch.assemble.input import input_files, open_inputs
 from xbatch.assemble.output import open_output, output_settings
-from xbatch.assemble.starting import EngineStarter
+from xbatch.assemble.starting import EngineStarter, Starter
 from xbatch.engines.build import build_fake
 from xbatch.errors import EngineError, Interrupted, StorageError, UsageError, XbatchError
 from xbatch.finish import finish_job
@@ -39,7 +40,9 @@ class Job:
     """One run of one job, from its specification to its report.
 
     `tell` is called with every sentence that the user should see; `before_engine` with the path of the engine's log,
-    before anything that writes to it is imported. `starter` has an engine that outlives the job.
+    before anything that writes to it is imported. `starter` has an engine that outlives the job. `before_output` is
+    called in a thread when every row has its outcome and nothing is written yet. With `copies`, inputs that lie in a
+    store are read from copies in `scratch`. The event loop is held up by nothing that waits for a disk or a store.
     """
 
     def __init__(
@@ -49,34 +52,33 @@ class Job:
         stop: Stop,
         tell: Callable[[str], None],
         before_engine: Callable[[Path], None] = lambda _: None,
-        starter: EngineStarter | None = None,
+        starter: Starter | None = None,
+        before_output: Callable[[], None] = lambda: None,
+        *,
+        copies: bool = False,
     ) -> None:
         self._spec = spec
         self._stop = stop
         self._tell = tell
+        self._before_output = before_output
         self._loop: asyncio.AbstractEventLoop | None = None
         self.places: Places = find_places(spec, scratch)
         self.state = StateFolder(self.places.state)
         if not spec.restart and self.state.exists:
             self.places = self.places.in_order([each["uri"] for each in self.state.job().identity["inputs"]])
-        files = input_files(self.places, scratch)
+        files = input_files(self.places, scratch, copies=copies)
         sources = open_inputs(spec, files)
         self._sources = list(sources.values())
         self._indexing = Indexing(spec, sources)
         self.course = Course(lambda: self._indexing.index.rows)
         self._continuing = Continuing(spec, self.state, files)
         own = EngineStarter(spec, self.state.path, self.state.engine_log, before_engine, tell)
-        self._starter, self._keeps_engine = starter or own, starter is not None
+        self._starter: Starter = starter or own
+        self._keeps_engine = starter is not None
         self._spool = self.state.spool / secrets.token_hex(4)
         self._sink = open_output(spec, self.places, self._sources, self._spool)
-        self._lease = Lease(
-            self.state.store,
-            self.state.path,
-            term_s=spec.lease_s,
-            look=self.course.heartbeat,
-            lost=self._fail,
-            tell=tell,
-        )
+        look, term_s = self.course.heartbeat, spec.lease_s
+        self._lease = Lease(self.state.store, self.state.path, term_s=term_s, look=look, lost=self._fail, tell=tell)
 
     async def run(self) -> dict[str, Any]:
         """Do what is left of the job and return its report.
@@ -84,24 +86,24 @@ class Job:
         Raises UsageError, EngineError, StorageError, Interrupted.
         """
         self._loop = asyncio.get_running_loop()
-        self._check()
+        await to_thread(self._check)
         if self._spec.extend and self._spec.output is None and not self.state.exists:
             raise UsageError(f"no job has begun at {self.state.uri}: say by -o which output is to be extended")
-        if (report := self._finished_before()) is not None:
+        if (report := await to_thread(self._finished_before)) is not None:
             return report
         made = not self.state.path.exists()
         try:
-            self._lease.claim()
-            return self._finished_before() or await self._run_leased()
+            await to_thread(self._lease.claim)
+            return await to_thread(self._finished_before) or await self._run_leased()
         except UsageError:
-            if made and not self.state.begun:
-                self._lease.release(forget=True)
+            if made and not await to_thread(lambda: self.state.begun):
+                await to_thread(self._lease.release, forget=True)
                 shutil.rmtree(self.state.path, ignore_errors=True)
             raise
         except EngineError as e:
             raise EngineError(f"{e} (the engine's log is {self.state.engine_log})") from e
         finally:
-            shutil.rmtree(self._spool, ignore_errors=True)
+            await to_thread(shutil.rmtree, self._spool, ignore_errors=True)
             with suppress(OSError):
                 self.state.spool.rmdir()
 
@@ -149,6 +151,26 @@ class Job:
         return report
 
     async def _run_leased(self) -> dict[str, Any]:
+        job = await to_thread(self._resume)
+        if job is None or self.course.passes is None or not self.course.passes.complete:
+            model = await to_thread(self._indexing.choose_model)
+            await self._load(model)
+            job = await to_thread(self._begin, model)
+            await self._answer(job)
+        assert self.course.passes is not None
+        await to_thread(self.course.passes.current.close)
+        retry = self._spec.retry_failed
+        while await to_thread(next_round, self.course.passes, self.state, retry):
+            retry = None  # one round a run
+            if self._starter.engine is None:
+                await self._load(job.identity["model"])
+            await self._answer(job)
+            await to_thread(self.course.passes.current.close)
+            crash.here("round-done")
+        return await to_thread(self._finish, job)
+
+    def _resume(self) -> JobFile | None:
+        """Take up what earlier runs have left, None if this run begins the job."""
         self.state.clean()
         self._sink.clean()
         if not storage.is_local(self.state.uri) and not storage.is_exclusive(self.state.store):
@@ -158,22 +180,7 @@ class Job:
             job = self._continuing.accept(job, self._tell)
             if (plan := self.state.plan()) is not None and self._indexing.use(plan):
                 self._open_passes(job)
-        if job is None or self.course.passes is None or not self.course.passes.complete:
-            model = self._indexing.choose_model()
-            await self._load(model)
-            job = self._begin(model)
-            await self._answer(job)
-        assert self.course.passes is not None
-        self.course.passes.current.close()
-        retry = self._spec.retry_failed
-        while next_round(self.course.passes, self.state, retry):
-            retry = None  # one round a run
-            if self._starter.engine is None:
-                await self._load(job.identity["model"])
-            await self._answer(job)
-            self.course.passes.current.close()
-            crash.here("round-done")
-        return self._finish(job)
+        return job
 
     def _open_passes(self, job: JobFile) -> None:
         def opened(journal: Journal) -> None:
@@ -239,14 +246,14 @@ class Job:
             )
         except BaseException:
             with suppress(XbatchError):
-                journal.close(LEAVE_S)
+                await to_thread(journal.close, LEAVE_S)
             raise
         finally:
             self._stop.forget(self.course.drain)
         self.course.phase = "sealing"
         self.course.answered.add(journal.counts.since(self.course.earlier))
         if not complete:
-            journal.close(LEAVE_S)
+            await to_thread(journal.close, LEAVE_S)
             left = self.course.passes.total - journal.counts.total
             again = "it again without --restart" if self._spec.restart else "the same command again"
             raise Interrupted(f"stopped with {left:,} rows to go; run {again} to finish")
@@ -269,6 +276,7 @@ class Job:
         assert self.course.passes is not None
         self.course.phase = "writing"
         self._lease.check()
+        self._before_output()
         engine, log = self._starter.engine, self.state.engine_log
         return finish_job(
             job,

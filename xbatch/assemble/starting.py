@@ -3,7 +3,7 @@
 import asyncio
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 from xbatch.demo import BUNDLED, MODEL_PATH
 from xbatch.engines.build import build_fake, build_vllm
@@ -16,6 +16,32 @@ if TYPE_CHECKING:
 START_TRIES = 3
 """An engine that has died may need a moment until its memory is free again."""
 _BETWEEN_TRIES_S = 1.0
+
+
+class Starter(Protocol):
+    """What a job asks of whoever has its engine."""
+
+    @property
+    def engine(self) -> "Engine | None":
+        """The engine, once it was started."""
+
+    async def start(self, model: str) -> None:
+        """Load a model, unless it is loaded.
+
+        Raises UsageError or EngineError.
+        """
+
+    async def revive(self) -> None:
+        """Start the engine again after its death.
+
+        Raises EngineError.
+        """
+
+    def close(self) -> None:
+        """End the engine's processes, if there are any; not called by a job whose engine outlives it."""
+
+    def kill(self) -> None:
+        """As `close`, at once and from any thread."""
 
 
 class EngineStarter:

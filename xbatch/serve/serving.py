@@ -19,8 +19,10 @@ from xbatch.serve.app import add_gauges, make_app
 from xbatch.serve.keeper import EngineKeeper
 from xbatch.serve.metrics import Figures
 from xbatch.serve.models import Served
+from xbatch.serve.offline import Offline
 from xbatch.serve.openai import Online
 from xbatch.serve.settings import ServeSettings
+from xbatch.serve.sharing import BatchShare
 from xbatch.state.folder import own_home
 
 _BACKLOG = 2048
@@ -57,8 +59,12 @@ class Server:
         served = Served(self._keeper, names, list(spec.lora_modules), int(time.time()))
         admission = Admission(self._keeper, settings.max_waiting)
         online = Online(self._keeper, served, admission, Figures(), spec.request_timeout)
-        add_gauges(online.figures, online, dict)
-        app = make_app(settings, online, [], lambda: 0, write_log)
+        share = BatchShare(self._keeper, settings.batch_share)
+        answerable = [*served.names, *served.adapters]
+        self._offline = Offline(spec, settings, share.starter, lambda: answerable, scratch, tell)
+        runner = self._offline.runner
+        add_gauges(online.figures, online, runner.rows)
+        app = make_app(settings, online, self._offline.routers, lambda: runner.figures.running, write_log)
         self._http = uvicorn.Server(
             uvicorn.Config(
                 app,
@@ -95,16 +101,18 @@ class Server:
         http = asyncio.create_task(self._http.serve([self._socket]))
         keeping = asyncio.create_task(self._keeper.keep())
         announcing = asyncio.create_task(self._announce())
+        batches = asyncio.create_task(self._offline.run())
         try:
-            await asyncio.wait((http, keeping), return_when=asyncio.FIRST_COMPLETED)
+            await asyncio.wait((http, keeping, batches), return_when=asyncio.FIRST_COMPLETED)
             self._leave()
-            await http
-            if keeping.done():
-                keeping.result()
+            await asyncio.gather(http, self._offline.stop())
+            for task in (keeping, batches):
+                if task.done():
+                    task.result()
         finally:
-            for task in (keeping, announcing):
+            for task in (keeping, announcing, batches):
                 task.cancel()
-            await asyncio.gather(keeping, announcing, return_exceptions=True)
+            await asyncio.gather(keeping, announcing, batches, return_exceptions=True)
             await asyncio.to_thread(self._keeper.close)
 
     def leave(self) -> None:
