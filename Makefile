@@ -77,7 +77,11 @@ $(SERVERS): Makefile | $(READY)
 	if [ "$${packages[*]}" ] && [ "$$(id -u)" = 0 ] && has apt-get && ! [ -d /run/systemd/system ]; then
 	    echo "Installing $${packages[*]}" >&2
 	    export DEBIAN_FRONTEND=noninteractive RUNLEVEL=1
-	    { apt-get update && apt-get install --yes --no-install-recommends "$${packages[@]}"; } &>.venv/servers.log || true
+	    apt-get update &>.venv/servers.log || true
+	    # One by one, for a distribution may lack one of them.
+	    for package in "$${packages[@]}"; do
+	        apt-get install --yes --no-install-recommends "$$package" &>>.venv/servers.log || true
+	    done
 	fi
 	azurite=.venv/node/node_modules/azurite
 	if has npm && ! [ -e $$azurite ]; then

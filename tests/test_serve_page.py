@@ -10,9 +10,11 @@ import chromium
 import httpx
 import pytest
 from chromium import Browser, Page
-from page_stub import Answers, make_stub, serving
+from online import Online, fake_online
+from page_stub import Answers, serving
 from servers import MissingServer
 
+from xbatch.serve.front import OPEN_PATHS
 from xbatch.serve.page import PAGE_PATHS
 
 MARKUP = "<img src=x onerror=alert(1)><b>bold</b> & 'so on'"
@@ -59,6 +61,13 @@ def address(stub: tuple[Answers, str]) -> str:
     return stub[1]
 
 
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Online]:
+    """`xbatch serve` itself, with an engine that says again what it was told."""
+    with fake_online(tmp_path_factory.mktemp("serve"), delay_s=0.02) as found:
+        yield found
+
+
 def event(**fields: Any) -> bytes:
     return b"data: " + json.dumps(fields).encode() + b"\n\n"
 
@@ -75,6 +84,54 @@ def batch(name: str, status: str, counts: tuple[int, int, int], **fields: Any) -
     made = {"id": name, "object": "batch", "status": status, "endpoint": "/v1/chat/completions"}
     made |= {"created_at": int(time.time()) - 125, "output_file_id": None, "error_file_id": None}
     return {**made, "request_counts": {"total": total, "completed": completed, "failed": failed}, **fields}
+
+
+# With the server itself.
+
+
+def test_a_server_is_shown_and_talked_to(page: Page, server: Online) -> None:
+    """The page of a real server has its model and figures that move, and streams a chat in which markup is text."""
+    page.open(f"{server.address}/")
+    page.wait_for("#state", "ready")
+    assert (page.text("#model"), page.text("#abilities").split()) == ("demo", ["generate", "chat"])
+    assert "2,048 tokens" in page.text("#facts")
+    completed = server.status()["requests"]["completed"]
+    page.type("#text", f"one {MARKUP} two\n")
+    page.wait_for(".turn:nth-child(3) .said", "one")
+    page.wait_for(".note", "First token after")
+    assert page.text(".turn:nth-child(3) .said") == f"one {MARKUP} two"
+    assert page.run("document.querySelectorAll('#talk img, #talk b').length") == 0
+    server.wait_for("it is counted", lambda status: status["requests"]["completed"] > completed)
+    page.run("polls[0]()")
+    page.wait(f"Number(document.querySelector('#completed').innerText) > {completed}")
+
+
+def test_stopping_ends_the_request(page: Page, server: Online) -> None:
+    """What is stopped on the page stops in the engine."""
+    page.open(f"{server.address}/")
+    page.wait_for("#state", "ready")
+    page.type("#text", "word " * 500 + "\n")
+    page.wait_for(".turn:nth-child(3) .said", "word")
+    page.run("polls[0]()")
+    page.wait_for("#running", "1")
+    page.click("#stop")
+    page.wait_for(".note", "Stopped.")
+    server.wait_for("it runs no more", lambda status: status["requests"]["running"] == 0)
+
+
+def test_a_server_with_a_key_that_loads(page: Page, tmp_path: Path) -> None:
+    """A page that is opened early asks for the key, shows that the model loads, and says when to try again."""
+    with fake_online(tmp_path, "--api-key", "secret", ready=False, start_s=2) as server:
+        page.open(f"{server.address}/")
+        page.wait_for("#key-form", "This server wants an API key.")
+        page.type("#key", "secret\n")
+        page.wait_for("#state", "loading")
+        page.type("#text", "hello\n")
+        page.wait_for(".note", "Try again in")
+        page.wait_for("#state", "ready")
+        page.press("Enter", "\r")
+        page.wait_for(".turn:nth-child(5) .said", "hello")
+        assert page.text("#abilities").split() == ["generate", "chat"]
 
 
 # What is served.
@@ -376,7 +433,7 @@ def test_narrow_windows(page: Page, address: str, answers: Answers, scheme: str,
     page.wait_for("#version", "0.1.0")
     if path == "/":
         page.wait_for("#batches", "batch_")
-    assert page.run("document.documentElement.scrollWidth") <= 360
+    assert page.run("document.documentElement.scrollWidth") == 360
     ground, text = (page.run(f"getComputedStyle(document.body).{name}") for name in ("backgroundColor", "color"))
     assert (_light(ground) > _light(text)) == (scheme == "light")
 
@@ -397,25 +454,24 @@ def test_everything_has_a_name(page: Page, address: str) -> None:
     assert not [each for each in found if not each[1]]
 
 
-@pytest.mark.usefixtures("answers")
-def test_the_api_described(page: Page, address: str) -> None:
-    """/docs shows every route of the OpenAPI document, each with a command that can be copied."""
-    wanted = [
-        f"{method.upper()} {path}"
-        for path, methods in make_stub(Answers()).openapi()["paths"].items()
-        for method in methods
-    ]
-    page.open(f"{address}/docs")
+def test_the_api_described(page: Page, server: Online) -> None:
+    """/docs shows every route of the server's OpenAPI document, each with a command that can be copied."""
+    paths = server.get("/openapi.json").json()["paths"]
+    wanted = {f"{method.upper()} {path}" for path, methods in paths.items() for method in methods}
+    page.open(f"{server.address}/docs")
     page.wait("document.querySelectorAll('.route').length")
     shown = page.run("[...document.querySelectorAll('.route summary')].map(s => [...s.children].map(c => c.innerText))")
-    assert sorted(f"{method} {path}" for method, path, _ in shown) == sorted(wanted)
+    assert {f"{method} {path}" for method, path, _ in shown} == wanted
+    assert len(shown) == len(wanted)
+    assert "POST /v1/chat/completions" in wanted
     page.run("document.querySelectorAll('details').forEach(each => each.open = true)")
-    page.wait_for("main", f"curl '{address}/v1/files/FILE_ID/content'")
-    page.wait_for("main", "file_id string, path, required")
+    page.wait_for("main", f"curl '{server.address}/v1/chat/completions'")
+    page.wait_for("main", f"curl '{server.address}/v1/models/MODEL'")
 
 
 def test_what_is_sent() -> None:
     """The page's files may run and load nothing else, are asked for anew, and are not sent twice to who has them."""
+    assert set(OPEN_PATHS) >= PAGE_PATHS, "no key is asked for them"
     with serving(Answers()) as address, httpx.Client(base_url=address, trust_env=False) as client:
         for path in PAGE_PATHS:
             answer = client.get(path)

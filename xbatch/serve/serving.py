@@ -20,6 +20,7 @@ from xbatch.serve.keeper import EngineKeeper
 from xbatch.serve.metrics import Figures
 from xbatch.serve.models import Served
 from xbatch.serve.openai import Online
+from xbatch.serve.page import page_router
 from xbatch.serve.settings import ServeSettings
 from xbatch.state.folder import own_home
 
@@ -58,7 +59,7 @@ class Server:
         admission = Admission(self._keeper, settings.max_waiting)
         online = Online(self._keeper, served, admission, Figures(), spec.request_timeout)
         add_gauges(online.figures, online, dict)
-        app = make_app(settings, online, [], lambda: 0, write_log)
+        app = make_app(settings, online, [page_router()], lambda: 0, write_log)
         self._http = uvicorn.Server(
             uvicorn.Config(
                 app,

@@ -53,12 +53,14 @@ async function ask(path, options = {}) {
 async function trouble(response) {
   const body = await response.json().catch(() => null);
   const said = body?.error?.message ?? body?.detail;
-  const words = [typeof said === "string" && said ? said : `The server answered ${response.status}.`];
+  const words = [sentence(typeof said === "string" && said ? said : `the server answered ${response.status}`)];
   const after = response.headers.get("Retry-After");
   const seconds = Number.isNaN(Number(after)) ? (Date.parse(after) - Date.now()) / 1000 : Number(after);
   if (after && !Number.isNaN(seconds)) words.push(`Try again in ${duration(Math.max(1, seconds))}.`);
-  return words.join(" ").replace(/([^.!?])( Try again)/, "$1.$2");
+  return words.join(" ");
 }
+
+const sentence = (text) => text[0].toUpperCase() + text.slice(1) + (/[.!?]$/.test(text) ? "" : ".");
 
 function askForKey() {
   put($("key-label"), key ? "The server refused this API key." : "This server wants an API key.");
@@ -99,6 +101,9 @@ let served = { abilities: [] };
 let cards = null;
 let before = null;
 const rates = [];
+
+/** What a model can do is not known before it is loaded. */
+const canChat = () => !served.abilities.length || served.abilities.includes("chat");
 
 async function askStatus() {
   try {
@@ -144,9 +149,9 @@ function showModels(status) {
   const card = cards?.data?.find((each) => each.id === status.model) ?? {};
   const size = card.model_size_in_billions;
   const facts = [
-    ["Context", plural(status.context_length ?? card.context_length, "token")],
+    ["Context", status.context_length && plural(status.context_length, "token")],
     ["Size", size && (size < 1 ? `${count(size * 1000)} million parameters` : `${count(size)} billion parameters`)],
-    ["Format", [card.model_format, card.quantization].filter((each) => each && each !== "none").join(", ")],
+    ["Format", [...new Set([card.model_format, card.quantization])].filter((each) => each && each !== "none").join(", ")],
     ["Revision", card.model_revision ?? card.revision],
   ].filter(([, fact]) => fact);
   const shown = ([name, fact]) => make("div", {}, make("dt", {}, name), make("dd", {}, fact));
@@ -155,7 +160,7 @@ function showModels(status) {
   $("choice").hidden = names.length < 2;
   if ($("models").textContent !== names.join(""))
     $("models").replaceChildren(...names.map((name) => make("option", {}, name)));
-  const chats = status.abilities.includes("chat");
+  const chats = canChat();
   put($("chat-title"), chats ? "Chat" : "Completion");
   put($("text-label"), chats ? "Message" : "Prompt");
   $("text").placeholder = chats ? "Message" : "Prompt: the model goes on where it ends";
@@ -285,7 +290,7 @@ async function* answer(path, body, signal) {
   for await (const data of events(response.body)) {
     if (data === "[DONE]") return;
     const { error, usage, choices } = JSON.parse(data);
-    if (error) throw new Refused(error.message ?? String(error));
+    if (error) throw new Refused(sentence(error.message ?? String(error)));
     const choice = choices?.[0];
     const delta = choice?.delta ?? { content: choice?.text };
     const thought = delta.reasoning ?? delta.reasoning_content ?? "";
@@ -299,7 +304,7 @@ function request(text) {
   const [temperature, most] = [$("temperature").value, $("max-tokens").value];
   if (temperature) body.temperature = Number(temperature);
   if (most) body.max_tokens = Number(most);
-  if (!served.abilities.includes("chat")) return ["v1/completions", { ...body, prompt: text }];
+  if (!canChat()) return ["v1/completions", { ...body, prompt: text }];
   const said = (role, content) => ({ role, content });
   const messages = turns.flatMap((turn) => [said("user", turn.asked), said("assistant", turn.answered)]);
   if ($("system").value.trim()) messages.unshift(said("system", $("system").value));
