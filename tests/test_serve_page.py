@@ -400,6 +400,7 @@ def test_the_key(page: Page, address: str, answers: Answers) -> None:
     answers.stream = [word("Hi."), DONE]
     page.open(f"{address}/")
     page.wait_for("#key-form", "This server wants an API key.")
+    assert page.text("#state") == "locked"
     page.type("#key", "wrong\n")
     page.wait_for("#key-form", "The server refused this API key.")
     page.type("#key", "wr öng\n")

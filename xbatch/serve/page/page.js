@@ -6,7 +6,7 @@ const STATUS_MS = 2000;
 const BATCHES_MS = 5000;
 const TIMEOUT_MS = 10000;
 const SPARK_MS = 120000;
-const STATES = { loading: "loading", ready: "ready", restarting: "restarting", failed: "failed", gone: "no answer" };
+const STATES = { loading: "loading", ready: "ready", restarting: "restarting", failed: "failed", locked: "locked", gone: "no answer" };
 
 const $ = (id) => document.getElementById(id);
 const count = (n) => Number(n ?? 0).toLocaleString("en");
@@ -64,6 +64,7 @@ const sentence = (text) => text[0].toUpperCase() + text.slice(1) + (/[.!?]$/.tes
 
 function askForKey() {
   put($("key-label"), key ? "The server refused this API key." : "This server wants an API key.");
+  showState("locked", "");
   wantsKey = true;
   if (!$("key-form").hidden) return;
   $("key-form").hidden = false;
@@ -329,7 +330,7 @@ async function send() {
   showTalking();
   bubble("You", asked);
   const [path, body] = request(asked);
-  const { thought, said, note } = bubble(body.model, "");
+  const { thought, said, note } = bubble(body.model ?? "Model", "");
   $("text").value = "";
   const began = performance.now();
   const seconds = () => (performance.now() - began) / 1000;
