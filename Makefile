@@ -34,7 +34,7 @@ help:
 	make lint    format, lint and types
 	make format  rewrite the files as lint wants them
 	make setup   only make .venv; ENGINE=cuda for NVIDIA GPUs, ENGINE=cpu (default) for CPUs
-	make servers install what `make test` could not: servers that tests run against
+	make servers install what `make test` could not: servers that tests run against, a browser
 	make clean   remove .venv and all that tools and the demo have made
 	END
 
@@ -59,7 +59,7 @@ format: $(READY)
 	@$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 
-# Stores that tests run against and that are no Python packages. A test whose server is missing is skipped.
+# Stores and a browser that tests need and that are no Python packages. A test whose server is missing is skipped.
 servers: $(READY)
 	@rm -f $(SERVERS)
 	$(MAKE) --no-print-directory $(SERVERS)
@@ -71,12 +71,17 @@ $(SERVERS): Makefile | $(READY)
 	has nginx || packages+=(nginx-light)
 	has node || packages+=(nodejs)
 	has npm || packages+=(npm)
+	has chromium || packages+=(chromium)
 	[ -z "$${XBATCH_LONG:-}" ] || has radosgw || packages+=(ceph-mon ceph-osd ceph-mgr radosgw)
 	# Where systemd runs, installing a server starts it, and nobody has asked for that.
 	if [ "$${packages[*]}" ] && [ "$$(id -u)" = 0 ] && has apt-get && ! [ -d /run/systemd/system ]; then
 	    echo "Installing $${packages[*]}" >&2
 	    export DEBIAN_FRONTEND=noninteractive RUNLEVEL=1
-	    { apt-get update && apt-get install --yes --no-install-recommends "$${packages[@]}"; } &>.venv/servers.log || true
+	    apt-get update &>.venv/servers.log || true
+	    # One by one, for a distribution may lack one of them.
+	    for package in "$${packages[@]}"; do
+	        apt-get install --yes --no-install-recommends "$$package" &>>.venv/servers.log || true
+	    done
 	fi
 	azurite=.venv/node/node_modules/azurite
 	if has npm && ! [ -e $$azurite ]; then
@@ -84,7 +89,7 @@ $(SERVERS): Makefile | $(READY)
 	    npm install --prefix .venv/node --no-save --no-audit --no-fund azurite@$(AZURITE) &>>.venv/servers.log ||
 	        rm -rf .venv/node
 	fi
-	for server in sshd nginx node; do
+	for server in sshd nginx node chromium; do
 	    has $$server || echo "$$server is missing, so the tests that need it are skipped." >&2
 	done
 	[ -e $$azurite ] || echo "Azurite is missing, so the tests that need it are skipped." >&2

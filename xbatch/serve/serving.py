@@ -21,6 +21,7 @@ from xbatch.serve.metrics import Figures
 from xbatch.serve.models import Served
 from xbatch.serve.offline import Offline
 from xbatch.serve.openai import Online
+from xbatch.serve.page import page_router
 from xbatch.serve.settings import ServeSettings
 from xbatch.serve.sharing import BatchShare
 from xbatch.state.folder import own_home
@@ -64,7 +65,8 @@ class Server:
         self._offline = Offline(spec, settings, share.starter, lambda: answerable, scratch, tell)
         runner = self._offline.runner
         add_gauges(online.figures, online, runner.rows)
-        app = make_app(settings, online, self._offline.routers, lambda: runner.figures.running, write_log)
+        routers = [*self._offline.routers, page_router()]
+        app = make_app(settings, online, routers, lambda: runner.figures.running, write_log)
         self._http = uvicorn.Server(
             uvicorn.Config(
                 app,
