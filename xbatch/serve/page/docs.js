@@ -101,7 +101,8 @@ function curl(method, path, operation, content) {
   const words = [`curl ${quoted(new URL(open, document.baseURI).href)}`];
   if (method !== "get" && !(method === "post" && content)) words.push(`-X ${method.toUpperCase()}`);
   // The document need not tell that there are keys; the page has one if it was asked for it.
-  if ((operation.security ?? api.security)?.length || sessionStorage.getItem("xbatch-key")) words.push('-H "Authorization: Bearer $XBATCH_API_KEY"');
+  const wantsKey = (operation.security ?? api.security)?.length || sessionStorage.getItem("xbatch-key");
+  if (wantsKey) words.push('-H "Authorization: Bearer $XBATCH_API_KEY"');
   const [type, { schema, example: shown, examples } = {}] = Object.entries(content ?? {})[0] ?? [];
   const body = shown ?? Object.values(examples ?? {})[0]?.value ?? example(schema);
   if (type?.startsWith("multipart/")) {

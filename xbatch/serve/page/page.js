@@ -6,7 +6,6 @@ const STATUS_MS = 2000;
 const BATCHES_MS = 5000;
 const TIMEOUT_MS = 10000;
 const SPARK_MS = 120000;
-const STATES = { loading: "loading", ready: "ready", restarting: "restarting", failed: "failed", locked: "locked", gone: "no answer" };
 
 const $ = (id) => document.getElementById(id);
 const count = (n) => Number(n ?? 0).toLocaleString("en");
@@ -120,7 +119,7 @@ async function askStatus() {
 
 function showState(state, notice) {
   $("state").dataset.state = state;
-  put($("state"), STATES[state] ?? state);
+  put($("state"), state === "gone" ? "no answer" : state);
   document.body.classList.toggle("stale", state === "gone");
   $("notice").hidden = !notice;
   put($("notice"), notice);
@@ -149,10 +148,11 @@ function showModels(status) {
     $("abilities").replaceChildren(...status.abilities.map((name) => make("li", { textContent: name })));
   const card = cards?.data?.find((each) => each.id === status.model) ?? {};
   const size = card.model_size_in_billions;
+  const formats = [...new Set([card.model_format, card.quantization])];
   const facts = [
     ["Context", status.context_length && plural(status.context_length, "token")],
     ["Size", size && (size < 1 ? `${count(size * 1000)} million parameters` : `${count(size)} billion parameters`)],
-    ["Format", [...new Set([card.model_format, card.quantization])].filter((each) => each && each !== "none").join(", ")],
+    ["Format", formats.filter((each) => each && each !== "none").join(", ")],
     ["Revision", card.model_revision ?? card.revision],
   ].filter(([, fact]) => fact);
   const shown = ([name, fact]) => make("div", {}, make("dt", {}, name), make("dd", {}, fact));
