@@ -86,6 +86,15 @@ def batch(name: str, status: str, counts: tuple[int, int, int], **fields: Any) -
     return {**made, "request_counts": {"total": total, "completed": completed, "failed": failed}, **fields}
 
 
+def downloaded(page: Page, path: Path) -> bytes:
+    """What the browser has put there, once it has."""
+    deadline = time.monotonic() + chromium.WAIT_S
+    while not (path.exists() and path.read_bytes()):
+        assert time.monotonic() < deadline, list(path.parent.iterdir())
+        page.run("1")
+    return path.read_bytes()
+
+
 # With the server itself.
 
 
@@ -104,6 +113,7 @@ def test_a_server_is_shown_and_talked_to(page: Page, server: Online) -> None:
     server.wait_for("it is counted", lambda status: status["requests"]["completed"] > completed)
     page.run("polls[0]()")
     page.wait(f"Number(document.querySelector('#completed').innerText) > {completed}")
+    assert page.refused == []
 
 
 def test_stopping_ends_the_request(page: Page, server: Online) -> None:
@@ -117,6 +127,28 @@ def test_stopping_ends_the_request(page: Page, server: Online) -> None:
     page.click("#stop")
     page.wait_for(".note", "Stopped.")
     server.wait_for("it runs no more", lambda status: status["requests"]["running"] == 0)
+
+
+def test_a_batch_is_watched_and_its_output_taken(page: Page, server: Online, tmp_path: Path) -> None:
+    """A batch shows up, moves and ends before the eyes of the user, and its output is a click away."""
+    page.download_to(tmp_path)
+    page.open(f"{server.address}/")
+    page.wait_for("#batches-note", "None yet")
+    body = {"model": "demo", "messages": [{"role": "user", "content": "hello"}]}
+    rows = [{"custom_id": f"id-{n}", "method": "POST", "url": "/v1/chat/completions", "body": body} for n in range(20)]
+    lines = "".join(json.dumps(row) + "\n" for row in rows)
+    with server.client() as client:
+        sent = client.post("/v1/files", files={"file": ("in.jsonl", lines)}, data={"purpose": "batch"}).json()
+        asked = {"input_file_id": sent["id"], "endpoint": "/v1/chat/completions", "completion_window": "24h"}
+        made = client.post("/v1/batches", json=asked).json()
+    page.run("polls[1]()")
+    page.wait_for("#batches", made["id"])
+    page.wait("polls[1]() && document.querySelector('#batches').innerText.includes('completed')")
+    assert "20 of 20 requests" in page.text("#batches")
+    page.click("#batches a")
+    output = downloaded(page, tmp_path / f"{made['id']}-output.jsonl")
+    assert [json.loads(line)["custom_id"] for line in output.splitlines()] == [row["custom_id"] for row in rows]
+    assert page.refused == []
 
 
 def test_a_server_with_a_key_that_loads(page: Page, tmp_path: Path) -> None:
@@ -243,12 +275,7 @@ def test_files_of_batches(page: Page, address: str, answers: Answers, tmp_path: 
         page.type("#key", f"{key}\n")
     page.wait_for("#batches", "Output")
     page.click("#batches a")
-    file = tmp_path / "batch_a.output.jsonl"
-    deadline = time.monotonic() + chromium.WAIT_S
-    while not (file.exists() and file.read_bytes()):
-        assert time.monotonic() < deadline, list(tmp_path.iterdir())
-        page.run("1")
-    assert file.read_bytes() == answers.files["file-1"]
+    assert downloaded(page, tmp_path / "batch_a-output.jsonl") == answers.files["file-1"]
 
 
 # The conversation.
@@ -461,7 +488,9 @@ def test_the_api_described(page: Page, server: Online) -> None:
     wanted = {f"{method.upper()} {path}" for path, methods in paths.items() for method in methods}
     page.open(f"{server.address}/docs")
     page.wait("document.querySelectorAll('.route').length")
-    shown = page.run("[...document.querySelectorAll('.route summary')].map(s => [...s.children].map(c => c.innerText))")
+    shown = page.run(
+        "[...document.querySelectorAll('.route > summary')].map(s => [...s.children].map(c => c.innerText))"
+    )
     assert {f"{method} {path}" for method, path, _ in shown} == wanted
     assert len(shown) == len(wanted)
     assert "POST /v1/chat/completions" in wanted

@@ -239,7 +239,7 @@ function newRow(batch) {
 }
 
 function download(word, id, batch) {
-  const name = `${batch.id}.${word.toLowerCase()}.jsonl`;
+  const name = `${batch.id}-${word.toLowerCase()}.jsonl`;
   const link = make("a", { href: `v1/files/${encodeURIComponent(id)}/content`, download: name }, word);
   // A link can't carry a key.
   link.addEventListener("click", async (event) => {
