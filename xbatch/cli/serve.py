@@ -1,5 +1,6 @@
 """`xbatch serve`: the same engine behind HTTP."""
 
+from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -19,6 +20,7 @@ _OF_JOBS = {
     *("request_timeout", "drain_s", "storage_timeout", "spool_limit", "commit_interval_s", "lease_s", "shard_rows"),
     *("max_engine_restarts", "max_line_bytes", "quiet"),
 }
+_NEEDED = ("fastapi", "uvicorn", "multipart", "prometheus_client")
 _OF_SERVER = (
     *("host", "port", "files", "cors_origins", "max_waiting", "max_body", "max_file"),
     *("max_batch_rows", "max_running_batches", "batch_share"),
@@ -70,6 +72,8 @@ def serve(**options: Any) -> None:
 
     signals.block()
     terminal, quiet = Terminal(), options.pop("quiet")
+    if missing := [name for name in _NEEDED if find_spec(name) is None]:
+        terminal.leave(2, f"{' and '.join(missing)} not installed: run `pip install 'xbatch[serve]'`")
     try:
         settings = _settings(options)
         spec = _spec(options)

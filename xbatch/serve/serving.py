@@ -131,10 +131,16 @@ class Server:
 
 def _bind(host: str, port: int) -> socket.socket:
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    # With the protocol named, asyncio knows it for TCP and turns Nagle's algorithm off, which would hold chunks back.
+    listener = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
     try:
-        return socket.create_server((host, port), family=family, backlog=_BACKLOG)
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listener.bind((host, port))
+        listener.listen(_BACKLOG)
     except (OSError, OverflowError) as e:
+        listener.close()
         raise UsageError(f"can't listen at {host}:{port}: {getattr(e, 'strerror', None) or e}") from e
+    return listener
 
 
 # Redirects could lead from a public host to a private one.
