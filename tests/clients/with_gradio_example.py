@@ -1,5 +1,6 @@
 """The example's chat page on the Gradio of today, against xbatch."""
 
+from itertools import pairwise
 from pathlib import Path
 
 from checking import ANSWER, OTHER_QUESTION, QUESTION, check, same
@@ -14,6 +15,6 @@ def chats_and_streams() -> None:
         asked = client.submit(QUESTION, 0, 64, api_name="/chat")
         same(asked.result(timeout=60), ANSWER)
         pieces = asked.outputs()
-        assert len(pieces) > 2
-        assert all(later.startswith(sooner) for sooner, later in zip(pieces, pieces[1:], strict=False))
+        assert len(pieces) > 1
+        assert all(later.startswith(sooner) for sooner, later in pairwise(pieces))
         assert client.predict(OTHER_QUESTION, 0, 64, api_name="/chat")

@@ -57,7 +57,7 @@ def streams_with_asyncio_up_to_the_last_event() -> None:
 
     async def ask() -> Any:
         async for piece in Xinference(**SERVER, **CONFIG, stream=True).astream(QUESTION):
-            found.append(piece)
+            found.append(piece)  # noqa: PERF401 - what came before the error counts
 
     # The class reads even OpenAI's `data: [DONE]` as JSON; everything before it has come.
     with raises(json.JSONDecodeError):

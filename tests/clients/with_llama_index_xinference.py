@@ -1,18 +1,32 @@
 """LlamaIndex's class Xinference against xbatch; it wants a client of Xinference that is as old as it is (0.14)."""
 
-from checking import ANSWER, MODEL, OTHER_ANSWER, OTHER_QUESTION, QUESTION, SYSTEM, URL, check, raises, same
+from checking import (
+    ANSWER,
+    MODEL,
+    OTHER_ANSWER,
+    OTHER_QUESTION,
+    QUESTION,
+    SYSTEM,
+    URL,
+    check,
+    raises,
+    same,
+    whole_xinference,
+)
 from llama_index.core.llms import ChatMessage
 from llama_index.llms.xinference import Xinference
 
 ASKED = [ChatMessage(role="user", content=QUESTION)]
 
-llm = Xinference(model_uid=MODEL, endpoint=URL, temperature=0, max_tokens=64)
+with whole_xinference():
+    llm = Xinference(model_uid=MODEL, endpoint=URL, temperature=0, max_tokens=64)
 
 
 @check
 def knows_the_model() -> None:
     same((llm.context_window, llm.model_description["model_name"]), (2048, MODEL))
-    same(Xinference(model_uid=MODEL, endpoint=URL).max_tokens, 512)
+    with whole_xinference():
+        same(Xinference(model_uid=MODEL, endpoint=URL).max_tokens, 512)
 
 
 @check
@@ -41,5 +55,5 @@ def completes_and_streams() -> None:
 
 @check
 def tells_what_is_wrong() -> None:
-    with raises(RuntimeError, "an/unknown"):
+    with whole_xinference(), raises(RuntimeError, "an/unknown"):
         Xinference(model_uid="an/unknown", endpoint=URL)

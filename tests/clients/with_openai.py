@@ -88,7 +88,7 @@ def streams_a_chat() -> None:
     same(chunks[-1].choices[0].finish_reason, "stop")
     same({chunk.object for chunk in chunks}, {"chat.completion.chunk"})
     same(len({chunk.id for chunk in chunks}), 1)
-    assert len(chunks) > 3
+    assert len(chunks) > 1
 
 
 @check

@@ -52,7 +52,11 @@ def works_with_asyncio() -> None:
 def calls_tools() -> None:
     fields = {"extra_body": CALLING, "tools": [TOOL]}
     one = OpenAILike(
-        **SERVER, temperature=0, max_tokens=100, is_chat_model=True, is_function_calling_model=True,
+        **SERVER,
+        temperature=0,
+        max_tokens=100,
+        is_chat_model=True,
+        is_function_calling_model=True,
         additional_kwargs=fields,
     )
     (call,) = one.get_tool_calls_from_response(one.chat(ASKED))
