@@ -3,7 +3,7 @@
 .DEFAULT_GOAL := help
 .ONESHELL:
 .SUFFIXES:
-.PHONY: help setup servers demo test check lint format clean
+.PHONY: help setup servers clients demo test check lint format clean
 
 SHELL := /bin/bash
 .SHELLFLAGS := -eu -o pipefail -c
@@ -17,6 +17,7 @@ BIN := .venv/bin
 READY := .venv/.ready-$(ENGINE)
 SERVERS := .venv/.servers
 AZURITE := 3.35.0
+CLIENTS := $(patsubst tests/clients/%.txt,.venv/clients/%/.ready,$(wildcard tests/clients/*.txt))
 # Kept when its recipe is interrupted: it tells which engine a half-made .venv is for.
 .PRECIOUS: $(READY)
 
@@ -35,6 +36,7 @@ help:
 	make format  rewrite the files as lint wants them
 	make setup   only make .venv; ENGINE=cuda for NVIDIA GPUs, ENGINE=cpu (default) for CPUs
 	make servers install what `make test` could not: servers that tests run against, a browser
+	make clients only make the environments of the clients that `make test` tries on `xbatch serve`
 	make clean   remove .venv and all that tools and the demo have made
 	END
 
@@ -45,7 +47,7 @@ demo: $(READY)
 	echo
 	$(BIN)/python jobs/show_answers.py jobs/questions.jsonl jobs/questions.responses.jsonl
 
-test: $(READY) $(SERVERS)
+test: $(READY) $(SERVERS) $(CLIENTS)
 	@$(BIN)/python -m pytest
 
 check: lint test
@@ -72,6 +74,7 @@ $(SERVERS): Makefile | $(READY)
 	has node || packages+=(nodejs)
 	has npm || packages+=(npm)
 	has chromium || packages+=(chromium)
+	has curl || packages+=(curl)
 	[ -z "$${XBATCH_LONG:-}" ] || has radosgw || packages+=(ceph-mon ceph-osd ceph-mgr radosgw)
 	# Where systemd runs, installing a server starts it, and nobody has asked for that.
 	if [ "$${packages[*]}" ] && [ "$$(id -u)" = 0 ] && has apt-get && ! [ -d /run/systemd/system ]; then
@@ -101,7 +104,29 @@ clean:
 	find xbatch tests jobs -name __pycache__ -type d -prune -exec rm -rf {} +
 
 # uv installs in seconds what takes pip minutes, and it can leave a dependency out. It reads none of pip's settings, so
-# they are handed over. vLLM's CPU build pins a build of torch that is not on PyPI: it comes from a wheelhouse if one
+# they are handed over.
+define PIP_SETTINGS
+settings=$$($(BIN)/python -m pip config list)
+setting() { sed -n "/^global\.$$1=/{s/^[^']*'//;s/'\$$//;s/\\\\n/ /g;p}" <<<"$$settings"; }
+links=$${PIP_FIND_LINKS:-$$(setting find-links)}
+index=$${PIP_INDEX_URL:-$$(setting index-url)}
+cert=$${PIP_CERT:-$$(setting cert)}
+if [ "$$index" ]; then export UV_DEFAULT_INDEX=$${UV_DEFAULT_INDEX:-$$index}; fi
+if [ "$$cert" ]; then export SSL_CERT_FILE=$${SSL_CERT_FILE:-$$cert}; fi
+endef
+
+# Clients of `xbatch serve`, each environment with exactly what its file lists.
+clients: $(CLIENTS)
+
+$(CLIENTS): .venv/clients/%/.ready: tests/clients/%.txt | $(READY)
+	@$(PIP_SETTINGS)
+	if [ "$$links" ]; then export UV_FIND_LINKS=$${UV_FIND_LINKS:-$${links// /,}}; fi
+	echo "Setting up .venv/clients/$*" >&2
+	$(BIN)/uv venv --quiet --clear --python $(BIN)/python $(@D)
+	$(BIN)/uv pip sync --quiet --python $(@D)/bin/python $<
+	touch $@
+
+# vLLM's CPU build pins a build of torch that is not on PyPI: it comes from a wheelhouse if one
 # is named and has it, else from where uv knows it to be.
 $(READY): pyproject.toml constraints.txt
 	@case $(ENGINE) in cpu | cuda) ;; *) echo "ENGINE is cpu or cuda, not $(ENGINE)." >&2; exit 2 ;; esac
@@ -123,13 +148,7 @@ $(READY): pyproject.toml constraints.txt
 	    touch -d @0 $@  # the engine is known from here on, but it is not ready
 	fi
 
-	settings=$$($(BIN)/python -m pip config list)
-	setting() { sed -n "/^global\.$$1=/{s/^[^']*'//;s/'\$$//;s/\\\\n/ /g;p}" <<<"$$settings"; }
-	links=$${PIP_FIND_LINKS:-$$(setting find-links)}
-	index=$${PIP_INDEX_URL:-$$(setting index-url)}
-	cert=$${PIP_CERT:-$$(setting cert)}
-	if [ "$$index" ]; then export UV_DEFAULT_INDEX=$${UV_DEFAULT_INDEX:-$$index}; fi
-	if [ "$$cert" ]; then export SSL_CERT_FILE=$${SSL_CERT_FILE:-$$cert}; fi
+	$(PIP_SETTINGS)
 
 	abi=$$($(BIN)/python -c 'import sys; print("cp%d%d" % sys.version_info[:2])')
 	has() { compgen -G "$${1#file://}/torch-*+cpu-$$2-*.whl" >/dev/null; }
