@@ -108,9 +108,11 @@ class Job:
                 self.state.spool.rmdir()
 
     def close(self) -> None:
-        """End the engine's processes, if there are any, and let others have the job."""
+        """End the engine's processes, if there are any, close the inputs, and let others have the job."""
         if not self._keeps_engine:
             self._starter.close()
+        for source in self._sources:
+            source.close()
         self._lease.release()
 
     @property
@@ -143,9 +145,7 @@ class Job:
         report = self.state.report()
         if report is None or self._spec.wants_retry(report["request_counts"]):
             return None
-        if report["output_settings"] != output_settings(self._spec):
-            return None
-        if not self._sink.published(report["outputs"]):
+        if report["output_settings"] != output_settings(self._spec) or not self._sink.published(report["outputs"]):
             return None
         self._tell("already complete: nothing was run, nothing rewritten")
         return report

@@ -114,6 +114,8 @@ def _judged(asked: CreateBatch) -> float:
         if len(key) > MAX_KEY or len(value) > MAX_VALUE:
             text = f"metadata: keys have up to {MAX_KEY} characters, values up to {MAX_VALUE}"
             raise ApiProblem(400, text, param="metadata")
+        if not _is_unicode(key + value):
+            raise ApiProblem(400, "metadata: half of a surrogate pair is no character", param="metadata")
     try:
         window_s = seconds(asked.completion_window)
     except ValueError as e:
@@ -121,3 +123,11 @@ def _judged(asked: CreateBatch) -> float:
     if window_s > MAX_WINDOW_S:
         raise ApiProblem(400, "completion_window is longer than a year", param="completion_window")
     return window_s
+
+
+def _is_unicode(text: str) -> bool:
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True

@@ -32,7 +32,7 @@ class _Line(msgspec.Struct):
     custom_id: Any = None
     method: Any = None
     url: Any = None
-    body: msgspec.Raw | None = None
+    body: msgspec.Raw = msgspec.Raw()
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,7 +125,7 @@ def _missing(data: bytes) -> Iterator[str]:
     for name in ("custom_id", "method", "url"):
         if getattr(line, name) in (None, "") and not (name == "custom_id" and line.custom_id == ""):
             yield name
-    if line.body is None:
+    if not bytes(line.body):
         yield "body"
 
 

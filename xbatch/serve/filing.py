@@ -1,6 +1,7 @@
 """OpenAI's Files over HTTP."""
 
 from collections.abc import AsyncGenerator
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any, BinaryIO, Literal
 from urllib.parse import quote
@@ -18,6 +19,8 @@ from xbatch.serve.uploads import FILE, Upload, receive
 
 MAX_FILE_BYTES = 200 << 20
 MAX_LISTED = 10_000
+TAKE_IN_S = 600.0
+"""A large file takes its time on its way to a store."""
 LIFETIME_S = (3600, 2_592_000)
 """Shortest and longest time after which a file can be told to expire."""
 _BINARY = "application/octet-stream"
@@ -93,8 +96,8 @@ def files_router(files: Files, threads: StoreThreads, scratch: Path, max_file_by
         upload = await receive(request, scratch, max_file_bytes)
         try:
             lifetime_s = _judged(upload)
-            taken = await threads(files.take_in, upload.path, upload.num_bytes, upload.filename, lifetime_s)
-            return FileObject.of(taken)
+            take_in = partial(files.take_in, upload.path, upload.num_bytes, upload.filename, lifetime_s)
+            return FileObject.of(await threads.within(TAKE_IN_S, take_in))
         finally:
             upload.path.unlink(missing_ok=True)
 

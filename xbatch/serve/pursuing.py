@@ -27,6 +27,8 @@ from xbatch.state.records import Counts
 CANCEL_DRAIN_S = 600.0
 """Rows in flight may take so long to finish once a batch is cancelled."""
 _LOOK_S = 0.1
+_TURN_LOOK_S = 1.0
+"""Many may wait for their turn."""
 
 
 class Pursuit:
@@ -145,7 +147,7 @@ class Pursuit:
         places = self._serving.places if unanswered and not early else self._serving.checks
         waiting = asyncio.ensure_future(places.acquire())
         try:
-            while not (await asyncio.wait({waiting}, timeout=_LOOK_S))[0]:
+            while not (await asyncio.wait({waiting}, timeout=_TURN_LOOK_S))[0]:
                 if self.stopping or (not early and (self.cancelled or self._overdue())):
                     break
             yield waiting.done()

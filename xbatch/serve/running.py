@@ -8,6 +8,7 @@ from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from pathlib import Path
 
+from xbatch import storage
 from xbatch.assemble.starting import Starter
 from xbatch.errors import StorageError, XbatchError
 from xbatch.job.spec import JobSpec
@@ -79,6 +80,7 @@ class BatchRunner:
         """Go on with every batch that has not ended, and with those that come, until cancelled."""
         self._loop = asyncio.get_running_loop()
         try:
+            await self._guarded(self._prove)
             swept = asyncio.create_task(self._guarded(self._files.sweep))
             while not self._stopping:
                 await self._guarded(self._look)
@@ -151,6 +153,11 @@ class BatchRunner:
         """Rows of batches by their state: in flight, and what this process has settled."""
         figures = self.figures
         return {"in_flight": figures.in_flight, "completed": figures.completed, "failed": figures.failed}
+
+    def _prove(self) -> None:
+        store = self._batches.store
+        if not storage.is_local(store.uri) and not storage.is_exclusive(store):
+            self._tell(f"{store.uri} does not keep two writers apart: run one server at a time")
 
     def _look(self) -> None:
         """In a thread: find batches that are not pursued yet, and those that somebody else has cancelled."""

@@ -6,6 +6,7 @@ import os
 import socket
 import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import uvicorn
@@ -27,6 +28,7 @@ from xbatch.serve.sharing import BatchShare
 from xbatch.state.folder import own_home
 
 _BACKLOG = 2048
+_THREADS = 32
 
 
 class Server:
@@ -100,6 +102,9 @@ class Server:
         if self._settings.is_public and not self._settings.api_keys:
             self._tell(f"anybody who reaches {self._settings.host} may ask: give --api-key-file, or --host 127.0.0.1")
         self._stop.listen(self._leave)
+        # Batches wait for stores in threads, and nobody else should have to wait for one of those.
+        threads = _THREADS + 2 * self._settings.max_running_batches
+        asyncio.get_running_loop().set_default_executor(ThreadPoolExecutor(threads))
         http = asyncio.create_task(self._http.serve([self._socket]))
         keeping = asyncio.create_task(self._keeper.keep())
         announcing = asyncio.create_task(self._announce())

@@ -35,11 +35,15 @@ class StoreThreads:
 
         Raises what it raises; for a StorageError, and after PATIENCE_S, ApiProblem with status 503.
         """
+        return await self.within(self._patience_s, partial(work, *args, **more))
+
+    async def within(self, seconds: float, work: Callable[[], T]) -> T:
+        """As when called, with another patience."""
         try:
-            async with asyncio.timeout(self._patience_s):
-                return await asyncio.get_running_loop().run_in_executor(self._threads, partial(work, *args, **more))
+            async with asyncio.timeout(seconds):
+                return await asyncio.get_running_loop().run_in_executor(self._threads, work)
         except (StorageError, TimeoutError, OSError) as e:
-            self._tell(str(e) or f"the store of files has not answered within {self._patience_s:g} s")
+            self._tell(str(e) or f"the store of files has not answered within {seconds:g} s")
             text = "the store of files does not answer: try again in a moment"
             headers = {"Retry-After": str(_RETRY_AFTER_S)}
             raise ApiProblem(503, text, code="store_unavailable", headers=headers) from e

@@ -60,3 +60,6 @@ class Source(Protocol):
 
         Raises StorageError.
         """
+
+    def close(self) -> None:
+        """Give back the files that are kept open for the next `read`."""

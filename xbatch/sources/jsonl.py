@@ -125,6 +125,10 @@ class JsonlSource:
         """Nothing: a line is a request as a whole."""
         return iter(())
 
+    def close(self) -> None:
+        """Give back the file that is kept open for the next shard."""
+        self._kept.close()
+
     def _row(self, index: int, line: Line, first_use: str | None) -> Row:
         return Row(
             index,

@@ -36,3 +36,8 @@ class Kept(Generic[T]):
         """What was kept, if it still is; it is the caller's from here on."""
         with _lock:
             return cast("T | None", _kept.pop(self, None))
+
+    def close(self) -> None:
+        """Close what is kept, if anything is."""
+        if (thing := self.take()) is not None:
+            thing.close()

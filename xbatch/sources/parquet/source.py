@@ -136,6 +136,11 @@ class ParquetSource:
         if left:
             raise StorageError(f"{self.shown_as} has become shorter while the job ran")
 
+    def close(self) -> None:
+        """Give back the files that are kept open for the next rows."""
+        self._kept_rows.close()
+        self._kept_carried.close()
+
     def _look(self) -> tuple[pa.Schema, Columns]:
         """The schema of the file, and what its columns are for."""
         if self._found is None:
