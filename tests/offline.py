@@ -3,6 +3,7 @@
 import asyncio
 import io
 import json
+import time
 from collections import Counter
 from collections.abc import AsyncIterator, Iterable
 from contextlib import asynccontextmanager
@@ -59,14 +60,14 @@ class Desk:
 
     async def until(self, batch: str, *statuses: str, completed: int = 0) -> Batch:
         """A batch, once it has one of these statuses, or else has ended; or, in progress, so many completed rows."""
-        async with asyncio.timeout(WAIT_S):
-            while True:
-                found = await self.client.batches.retrieve(batch)
-                assert found.request_counts is not None
-                wanted = statuses or (("in_progress",) if completed else ENDED)
-                if found.status in wanted and found.request_counts.completed >= completed:
-                    return found
-                await asyncio.sleep(0.02)
+        wanted, end = statuses or (("in_progress",) if completed else ENDED), time.monotonic() + WAIT_S
+        while True:
+            found = await self.client.batches.retrieve(batch)
+            assert found.request_counts is not None
+            if found.status in wanted and found.request_counts.completed >= completed:
+                return found
+            assert time.monotonic() < end, (found, self.told)
+            await asyncio.sleep(0.02)
 
     async def lines(self, file: str | None) -> list[dict[str, Any]]:
         if file is None:

@@ -249,14 +249,16 @@ def test_expired(tmp_path: Path) -> None:
     """Once its time is over, a batch keeps what is finished and tells of the other rows that they have expired."""
 
     async def visit(at: Desk) -> None:
-        running, waiting = await at.begin(range(400), "1s"), await at.begin(range(5), "1s")
+        running = await at.begin(range(2000), "3s")
+        await at.until(running.id, completed=1)
+        waiting = await at.begin(range(5), "1s")
         done = await at.until(running.id)
         assert done.status == "expired"
         assert done.expired_at is not None
         assert done.expires_at is not None
         assert done.expired_at >= done.expires_at
         output, errors = await at.answers(done)
-        once_each(400, output, errors)
+        once_each(2000, output, errors)
         assert output
         assert {each["error"]["code"] for each in errors} == {"batch_expired"}
         never = await at.until(waiting.id)
@@ -290,8 +292,9 @@ def test_batches_wait_for_their_turn(tmp_path: Path) -> None:
     """So many run at a time; one that waits is in progress without a row, and can be cancelled at once."""
 
     async def visit(at: Desk) -> None:
-        first, second, third = [await at.begin(range(rows)) for rows in (4000, 60, 60)]
+        first = await at.begin(range(4000))
         await at.until(first.id, completed=1)
+        second, third = await at.begin(range(60)), await at.begin(range(60))
         await at.until(second.id, "in_progress")
         await at.client.batches.cancel(second.id)
         cancelled = await at.until(second.id)

@@ -144,13 +144,17 @@ class Pursuit:
     async def _place(self, standing: Standing, *, unanswered: bool) -> AsyncIterator[bool]:
         """Wait for the batch's turn; False if it is over before that comes."""
         early = standing.early is not None
+
+        def over() -> bool:
+            return self.stopping or (not early and (self.cancelled or self._overdue()))
+
         places = self._serving.places if unanswered and not early else self._serving.checks
         waiting = asyncio.ensure_future(places.acquire())
         try:
             while not (await asyncio.wait({waiting}, timeout=_TURN_LOOK_S))[0]:
-                if self.stopping or (not early and (self.cancelled or self._overdue())):
+                if over():
                     break
-            yield waiting.done()
+            yield waiting.done() and not over()
         finally:
             if waiting.done() and not waiting.cancelled():
                 places.release()

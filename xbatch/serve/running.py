@@ -43,7 +43,7 @@ class BatchFigures:
 
 
 class BatchRunner:
-    """Brings every batch in a store to its end, several at a time, those first that were made first.
+    """Brings every batch in a store to its end, several at a time, in the order in which inputs were found to be right.
 
     `spec` has the model and the engine's settings of every batch's job; `starter` gives the starter of each job, whose
     engine outlives it; `models` tells the names under which the model is served. Jobs keep what they need on this

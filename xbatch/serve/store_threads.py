@@ -55,4 +55,4 @@ class StoreThreads:
 
     def close(self) -> None:
         """Begin nothing further."""
-        self._threads.shutdown(wait=False, cancel_futures=True)
+        self._threads.shutdown(wait=False)
