@@ -104,7 +104,7 @@ clean:
 	find xbatch tests jobs -name __pycache__ -type d -prune -exec rm -rf {} +
 
 # uv installs in seconds what takes pip minutes, and it can leave a dependency out. It reads none of pip's settings, so
-# they are handed over.
+# these hand them over.
 define PIP_SETTINGS
 settings=$$($(BIN)/python -m pip config list)
 setting() { sed -n "/^global\.$$1=/{s/^[^']*'//;s/'\$$//;s/\\\\n/ /g;p}" <<<"$$settings"; }
@@ -115,7 +115,8 @@ if [ "$$index" ]; then export UV_DEFAULT_INDEX=$${UV_DEFAULT_INDEX:-$$index}; fi
 if [ "$$cert" ]; then export SSL_CERT_FILE=$${SSL_CERT_FILE:-$$cert}; fi
 endef
 
-# Clients of `xbatch serve`, each environment with exactly what its file lists.
+# Clients of `xbatch serve`, each environment with exactly what its file lists. Little of it is ever imported, so
+# bytecode is left to those who do.
 clients: $(CLIENTS)
 
 $(CLIENTS): .venv/clients/%/.ready: tests/clients/%.txt | $(READY)
@@ -126,8 +127,8 @@ $(CLIENTS): .venv/clients/%/.ready: tests/clients/%.txt | $(READY)
 	$(BIN)/uv pip sync --quiet --python $(@D)/bin/python $<
 	touch $@
 
-# vLLM's CPU build pins a build of torch that is not on PyPI: it comes from a wheelhouse if one
-# is named and has it, else from where uv knows it to be.
+# vLLM's CPU build pins a build of torch that is not on PyPI: it comes from a wheelhouse if one is named and has it,
+# else from where uv knows it to be.
 $(READY): pyproject.toml constraints.txt
 	@case $(ENGINE) in cpu | cuda) ;; *) echo "ENGINE is cpu or cuda, not $(ENGINE)." >&2; exit 2 ;; esac
 	if [ "$(filter-out $@,$(wildcard .venv/.ready-*))" ]; then rm -rf .venv; fi

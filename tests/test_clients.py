@@ -49,7 +49,10 @@ class Running:
 
     def result(self, check: str) -> str:
         """What became of a check, when all of this environment are over."""
-        self.process.wait(PATIENCE_S)
+        try:
+            self.process.wait(PATIENCE_S)
+        except subprocess.TimeoutExpired:
+            self.process.kill()
         found = {}
         for line in self.told.read_text("utf-8").splitlines():
             found |= json.loads(line)
@@ -106,9 +109,12 @@ def test_the_checks_know_what_the_demo_model_knows() -> None:
 @pytest.mark.parametrize("name", ENVIRONMENTS)
 def test_environments_are_pinned(name: str) -> None:
     """What an environment holds is the same everywhere: exact versions, and no place that they come from."""
-    lines = (CLIENTS / f"{name}.txt").read_text("utf-8").splitlines()
-    pins = [line.partition(" ;")[0] for line in lines if not line.startswith("#")]
+
+    def pins_of(file: Path) -> list[str]:
+        lines = file.read_text("utf-8").splitlines()
+        return [line.partition(" ;")[0] for line in lines if not line.startswith("#")]
+
+    pins = pins_of(CLIENTS / f"{name}.txt")
     assert all(re.fullmatch(r"[a-z0-9.-]+==[\w.+]+", pin) for pin in pins)
-    chosen = [line for line in (CLIENTS / f"{name}.in").read_text("utf-8").splitlines() if not line.startswith("#")]
-    assert set(chosen) <= set(pins)
+    assert set(pins_of(CLIENTS / f"{name}.in")) <= set(pins)
     assert not {pin.partition("==")[0] for pin in pins} & {"torch", "vllm", "transformers", "xinference"}

@@ -54,6 +54,14 @@ def calls_tools() -> None:
 
 
 @check
+def cannot_stream_tool_calls() -> None:
+    bound = ChatXinference(**SERVER, **CALLING, temperature=0, max_tokens=100).bind_tools([TOOL])
+    # Whatever the server, if its stream is as OpenAI's: the class wants the whole calls in the last chunk.
+    with raises(KeyError, "tool_calls"):
+        list(bound.stream(QUESTION))
+
+
+@check
 def completes_and_streams() -> None:
     same(llm.invoke(QUESTION), ANSWER)
     same(Xinference(**SERVER, **CONFIG, stream=True).invoke(QUESTION), ANSWER)

@@ -134,13 +134,21 @@ def lists_batches_newest_first() -> None:
 
 @check
 def cancels_a_batch() -> None:
-    long = {"messages": MESSAGES, "max_tokens": 1500, "ignore_eos": True}
-    batch = start("".join(line(str(i), **long) for i in range(200)))
+    """Rows in flight are answered, the others are told to have been cancelled."""
+    num_rows = 3000
+    batch = start("".join(line(str(i), messages=MESSAGES, ignore_eos=True) for i in range(num_rows)))
+    while batch.status == "validating":
+        batch = client.batches.retrieve(batch.id)
     cancelled = client.batches.cancel(batch.id)
     assert cancelled.status in {"cancelling", "cancelled"}
     done = wait(cancelled)
     same(done.status, "cancelled")
     assert done.cancelling_at <= done.cancelled_at
+    answered = rows(done.output_file_id) if done.output_file_id else []
+    assert len(answered) < num_rows
+    told = rows(done.error_file_id) if done.error_file_id else []
+    same({each["error"]["code"] for each in told} - {"batch_cancelled"}, set())
+    same(len(answered) + len(told), num_rows)
 
 
 @check
