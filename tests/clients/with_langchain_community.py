@@ -23,7 +23,7 @@ def invokes() -> None:
 
 @check
 def invokes_to_the_end_without_max_tokens() -> None:
-    whole = Xinference(**SERVER, temperature=0, ignore_eos=True, stop_token_ids=[], min_tokens=40)
+    whole = Xinference(**SERVER, temperature=0, min_tokens=40)
     assert len(whole.invoke(QUESTION)) > 2 * len(ANSWER)
     same(Xinference(**SERVER, temperature=0).invoke(QUESTION), ANSWER)
 
