@@ -4,11 +4,16 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+import hypothesis
 import pytest
 import serving
 from online import Online, online
 from servers import MissingServer, Place, Servers, reached
 from serving import Body, Ended
+
+# How long an example takes on a machine that others use too says nothing.
+hypothesis.settings.register_profile("any machine", deadline=None)
+hypothesis.settings.load_profile("any machine")
 
 
 @pytest.fixture(scope="session")

@@ -130,3 +130,14 @@ def test_fake_crashes_as_told() -> None:
                 await fake.generate(chat(1, "a"))
 
     asyncio.run(ask())
+
+
+def test_workers_ask_for_leave_to_use_amx() -> None:
+    """Where a CPU has AMX, for vLLM's worker dies of a first short prompt else; a setting of the user's wins."""
+    from xbatch.engines.vllm.settings import Machine, choose
+
+    machine = Machine(is_cpu=True, free_bytes=1 << 33, max_model_len=2048, kv_bytes_a_token=1024, has_tiles=True)
+    assert "worker_extension_cls" in {choice.name for choice in choose(machine, set())}
+    assert "worker_extension_cls" not in {choice.name for choice in choose(machine, {"worker_extension_cls"})}
+    plain = Machine(is_cpu=True, free_bytes=1 << 33, max_model_len=2048, kv_bytes_a_token=1024)
+    assert "worker_extension_cls" not in {choice.name for choice in choose(plain, set())}

@@ -8,6 +8,7 @@ from collections.abc import AsyncGenerator, Mapping
 from contextlib import aclosing
 from typing import Any
 
+import torch
 from pydantic import ValidationError
 from starlette.datastructures import State
 from vllm.engine.arg_utils import AsyncEngineArgs
@@ -204,7 +205,10 @@ def _look_at_machine(model: str, args: Namespace) -> Machine:
     layers = getattr(config.hf_text_config, "num_hidden_layers", 1)
     kv_bytes = 2 * layers * heads * size * config.dtype.itemsize
     adapters = len(args.lora_modules or ())
-    return Machine(current_platform.is_cpu(), process.free_memory_bytes(), config.max_model_len, kv_bytes, adapters)
+    is_cpu = current_platform.is_cpu()
+    has_tiles = is_cpu and torch.cpu._is_amx_tile_supported()  # noqa: SLF001 - it has no public name
+    free = process.free_memory_bytes()
+    return Machine(is_cpu, free, config.max_model_len, kv_bytes, adapters, has_tiles=has_tiles)
 
 
 def _describe(choices: list[Choice], config: Any) -> str:

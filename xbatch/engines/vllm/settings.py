@@ -12,6 +12,10 @@ CPU_MEMORY_SHARE = 0.4
 GIB = 1 << 30
 
 
+ASKED = "xbatch.engines.vllm.tiles.Asked"
+"""By its name, for it is vLLM that imports it, in its workers."""
+
+
 @dataclass(frozen=True, slots=True)
 class Machine:
     """What the engine will run on, and how large its model's context and cache entries are."""
@@ -21,6 +25,8 @@ class Machine:
     max_model_len: int
     kv_bytes_a_token: int
     adapters: int = 0
+    has_tiles: bool = False
+    """Its CPU has Intel's AMX."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,11 +34,13 @@ class Choice:
     """A setting that was chosen, and why."""
 
     name: str
-    value: int | bool
+    value: int | bool | str
     reason: str
 
     def __str__(self) -> str:
-        value = f"{self.value / GIB:.1f} GiB" if self.name.endswith("_bytes") else str(self.value).lower()
+        if self.name.endswith("_bytes"):
+            return f"{self.name}={int(self.value) / GIB:.1f} GiB ({self.reason})"
+        value = self.value if isinstance(self.value, str) else str(self.value).lower()
         return f"{self.name}={value} ({self.reason})"
 
 
@@ -42,7 +50,8 @@ def choose(machine: Machine, given: AbstractSet[str]) -> list[Choice]:
     On a GPU vLLM's own defaults for offline inference are the right ones, so nothing is chosen. On a CPU a seeded
     request whose prompt is split by chunked prefill kills vLLM's engine ("CPU Generator does not use offset"), so
     no prompt is ever split. With LoRA on a CPU, rows without an adapter are computed with the last slot's (index -1 in
-    vLLM's `torch_ops/lora_ops.py`), so one slot more than there are adapters stays empty.
+    vLLM's `torch_ops/lora_ops.py`), so one slot more than there are adapters stays empty. Where a CPU has AMX, workers
+    ask for leave to use it, which vLLM's attention does not.
     """
     if not machine.is_cpu:
         return []
@@ -52,6 +61,9 @@ def choose(machine: Machine, given: AbstractSet[str]) -> list[Choice]:
         Choice("enable_chunked_prefill", False, "a seeded request whose prompt is split would kill the engine"),
         _batched_tokens(machine),
     ]
+    if machine.has_tiles:
+        reason = "vLLM's attention uses AMX without asking, and would die of it"
+        choices.append(Choice("worker_extension_cls", ASKED, reason))
     if machine.adapters:
         choices.append(
             Choice("max_loras", machine.adapters + 1, "vLLM's CPU kernel takes the last slot for no adapter")
