@@ -16,6 +16,20 @@ hypothesis.settings.register_profile("any machine", deadline=None)
 hypothesis.settings.load_profile("any machine")
 
 
+_WITH_ENGINES = ("vllm", "demo_answers", "doctor", "clients", "examples", "page_blocks", "serve_vllm", "serve_openapi")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Run the files with real engines in one process and spread the others over those that are left.
+
+    Two engines at once would starve each other, and what engines leave behind could not be told apart.
+    """
+    for item in items:
+        name = item.path.stem.removeprefix("test_")
+        group = "engines" if name.startswith(_WITH_ENGINES) else name
+        item.add_marker(pytest.mark.xdist_group(group))
+
+
 @pytest.fixture(scope="session")
 def servers(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Servers]:
     """Real stores, each of them started by the first test that asks for it."""
