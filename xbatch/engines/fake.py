@@ -100,6 +100,8 @@ class FakeEngine:
             if self._dead:
                 raise EngineError("the fake engine has crashed as it was told")
             yield chunk
+        if (request.body.get("stream_options") or {}).get("include_usage"):
+            yield msgspec.json.encode(msgspec.json.decode(outcome.body) | {"choices": []})
         yield outcome.usage
 
     @property

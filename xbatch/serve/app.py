@@ -37,6 +37,10 @@ def make_app(
     operation = _operation_router(online.keeper, online, running_batches)
     for router in (openai_router(online), models_router(online.served), xinference, *routers, operation):
         app.include_router(router)
+    # FastAPI describes 422 for what is answered with 400 here.
+    for route in app.openapi()["paths"].values():
+        for described in route.values():
+            described["responses"].pop("422", None)
     app.add_middleware(Guard, keys=settings.api_keys, origins=settings.cors_origins, max_body_bytes=settings.max_body)
     if settings.cors_origins:
         origins = list(settings.cors_origins)

@@ -26,6 +26,8 @@ from xbatch.serve.models import Served
 from xbatch.serve.streaming import EventStream, until_disconnect
 
 _T = TypeVar("_T")
+QUESTION = "What is the largest animal?"
+"""Of the examples in the description of the API."""
 
 
 class _Gone(Exception):
@@ -122,7 +124,7 @@ def openai_router(online: Online) -> APIRouter:
     @router.post(
         CHAT,
         summary="Answer a conversation",
-        openapi_extra=_body(ChatBody),
+        openapi_extra=_body(ChatBody, messages=[{"role": "user", "content": QUESTION}]),
         responses=_answers(ChatCompletion),
     )
     async def chat(http: HttpRequest) -> Response:
@@ -131,7 +133,7 @@ def openai_router(online: Online) -> APIRouter:
     @router.post(
         COMPLETIONS,
         summary="Go on with a text; to the end of the context unless max_tokens says otherwise",
-        openapi_extra=_body(CompletionBody),
+        openapi_extra=_body(CompletionBody, prompt=QUESTION),
         responses=_answers(TextCompletion),
     )
     async def complete(http: HttpRequest) -> Response:
@@ -140,8 +142,9 @@ def openai_router(online: Online) -> APIRouter:
     return router
 
 
-def _body(model: type[BaseModel]) -> dict[str, Any]:
-    return {"requestBody": {"required": True, "content": {"application/json": {"schema": model.model_json_schema()}}}}
+def _body(model: type[BaseModel], **example: Any) -> dict[str, Any]:
+    schema = model.model_json_schema() | {"examples": [{**example, "max_tokens": 64}]}
+    return {"requestBody": {"required": True, "content": {"application/json": {"schema": schema}}}}
 
 
 def _answers(model: type[BaseModel]) -> dict[int | str, dict[str, Any]]:
