@@ -44,7 +44,7 @@ def answers(engine: Engine, *requests: Request) -> list[Outcome]:
 
 def test_shape(engine: Engine) -> None:
     """An engine has every member of the protocol, asynchronous where the protocol is."""
-    for name in ("check", "start", "generate", "close"):
+    for name in ("check", "start", "prepare", "generate", "close"):
         is_async = inspect.iscoroutinefunction(getattr(engine, name))
         assert is_async == inspect.iscoroutinefunction(getattr(Engine, name)), name
 

@@ -1,11 +1,11 @@
 """What answers requests: one verb, whatever stands behind it."""
 
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Sequence
 from dataclasses import dataclass
 from typing import Protocol, TypeAlias
 
 from xbatch.rows.outcome import Failure, Outcome, Usage
-from xbatch.rows.request import Request
+from xbatch.rows.request import Prompt, Request
 
 Piece: TypeAlias = bytes | Failure | Usage
 """Of an answer that is streamed: a chunk, which is one JSON object of OpenAI's API; why there is none, or no more; the
@@ -28,6 +28,16 @@ class ModelCard:
     """Names of the adapters that can be asked for in the model's place."""
 
 
+@dataclass(frozen=True, slots=True)
+class PrefixCache:
+    """What an engine keeps of prompts, so that others that begin alike need not be computed from their beginning."""
+
+    tokens: int = 0
+    """So many it can hold, those of the requests that run included; 0 where nothing is kept."""
+    block: int = 16
+    """Tokens are kept in blocks of so many."""
+
+
 class Engine(Protocol):
     """Anything that answers requests."""
 
@@ -40,6 +50,8 @@ class Engine(Protocol):
 
     card: ModelCard
     """The model; known once it is checked."""
+    cache: PrefixCache
+    """What it keeps of prompts; known once it is started."""
 
     @property
     def is_dead(self) -> bool:
@@ -57,6 +69,14 @@ class Engine(Protocol):
 
         Raises EngineError.
         """
+
+    def prepare(self, requests: Sequence[Request]) -> list[Prompt | None]:
+        """The prompts of requests, so that they can be planned and need not be made again; None where there is none.
+
+        Called from threads, and once it is checked also before it is started. What is wrong with a request is left
+        for `generate` to tell.
+        """
+        ...
 
     async def generate(self, request: Request) -> Outcome:
         """Answer one request; many calls run at once, and a cancelled one frees its place.

@@ -37,6 +37,7 @@ def build_fake(settings: Mapping[str, str]) -> FakeEngine:
     return FakeEngine(
         delay_s=float(settings.get("delay_s", 0)),
         start_s=float(settings.get("start_s", 0)),
+        cache_tokens=int(settings.get("cache_tokens", 0)),
         max_in_flight=int(settings.get("max_in_flight", 64)),
         crash_on=int(settings["crash_on"]) if "crash_on" in settings else None,
         fail_on=_rows(settings.get("fail_on", "")),

@@ -3,17 +3,17 @@
 import asyncio
 import os
 import re
-from collections.abc import AsyncGenerator, Callable, Iterator
+from collections.abc import AsyncGenerator, Callable, Iterator, Sequence
 from itertools import count
 from pathlib import Path
 from typing import Any
 
 import msgspec
 
-from xbatch.engines import ModelCard, Piece
+from xbatch.engines import ModelCard, Piece, PrefixCache
 from xbatch.errors import EngineError
 from xbatch.rows.outcome import Completion, Failure, Outcome, Usage
-from xbatch.rows.request import CHAT, Request
+from xbatch.rows.request import CHAT, Prompt, Request
 
 Answer = Callable[[Request], "str | Failure"]
 
@@ -31,7 +31,8 @@ class FakeEngine:
     `delay_s` passes before each answer. With `fail_on`, rows with these indexes get a retryable Failure
     `fake_failure`. The engine dies at the `crash_on`-th
     call (from 1), and whenever one of the rows in `poison` runs; then every call finds it dead until it is started
-    again. A stream has a chunk for each word, `delay_s` after the one before.
+    again. A stream has a chunk for each word, `delay_s` after the one before. A prompt has a token for each character,
+    and `cache_tokens` of them are said to be kept.
     `log` names a file that gets a line for each start and the index of each row that is asked.
     """
 
@@ -42,6 +43,7 @@ class FakeEngine:
         max_in_flight: int = 64,
         delay_s: float = 0.0,
         start_s: float = 0.0,
+        cache_tokens: int = 0,
         crash_on: int | None = None,
         fail_on: frozenset[int] = frozenset(),
         poison: frozenset[int] = frozenset(),
@@ -49,6 +51,7 @@ class FakeEngine:
     ) -> None:
         self.max_in_flight = self.max_running = max_in_flight
         self.card = ModelCard(abilities=("generate", "chat"), context_tokens=2048)
+        self.cache = PrefixCache(cache_tokens)
         self.description = "a fake engine, for tests"
         self.started = False
         self.closed = False
@@ -72,6 +75,10 @@ class FakeEngine:
         await asyncio.sleep(self._start_s)
         self.started, self.closed, self._dead = True, False, False
         self.starts += 1
+
+    def prepare(self, requests: Sequence[Request]) -> list[Prompt | None]:
+        """A token for each character of all messages, or of the prompt."""
+        return [_prompt(request) for request in requests]
 
     async def generate(self, request: Request) -> Outcome:
         """Answer as the script says."""
@@ -120,6 +127,18 @@ class FakeEngine:
     def _log(self, line: str) -> None:
         if self._log_fd is not None:
             os.write(self._log_fd, f"{line}\n".encode())
+
+
+def _prompt(request: Request) -> Prompt | None:
+    given: Any = request.body.get("messages" if request.endpoint == CHAT else "prompt")
+    parts = (
+        [each.get("content") if isinstance(each, dict) else None for each in given] if type(given) is list else [given]
+    )
+    texts = [part for part in parts if isinstance(part, str)]
+    limit = request.body.get("max_tokens")
+    if len(texts) < len(parts):
+        return None
+    return Prompt("\n".join(texts).encode("utf-32-be", "replace"), limit if type(limit) is int else 16)
 
 
 def _body(request: Request, text: str, usage: Usage) -> bytes:

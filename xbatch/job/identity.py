@@ -26,7 +26,7 @@ SPEED_ONLY = frozenset(
 """Settings of the engine that make it faster or slower and may change while a job is unfinished."""
 FIXED = frozenset(("format",))
 """Rows that are settled have it already."""
-FAKE_ONLY = frozenset(("delay_s", "start_s", "max_in_flight", "crash_on", "fail_on", "poison", "log"))
+FAKE_ONLY = frozenset(("delay_s", "start_s", "cache_tokens", "max_in_flight", "crash_on", "fail_on", "poison", "log"))
 """Settings of the fake engine, none of which changes what it answers."""
 
 

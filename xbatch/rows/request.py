@@ -12,8 +12,25 @@ CHAT = "/v1/chat/completions"
 COMPLETIONS = "/v1/completions"
 ENDPOINTS = (CHAT, COMPLETIONS)
 EXCERPT_BYTES = 200
+TOKEN_BYTES = 4
 
 _BATCH_LINE_KEYS = ("body", "url", "method")
+
+
+@dataclass(frozen=True, slots=True)
+class Prompt:
+    """What an engine makes of a request before it runs it."""
+
+    tokens: bytes
+    """The prompt's token ids, four bytes each, the highest first: so these bytes are ordered as the tokens are, and
+    prompts that share their beginning stand together."""
+    max_tokens: int
+    """So many tokens the answer has at most."""
+
+    @property
+    def num_tokens(self) -> int:
+        """Tokens of the prompt."""
+        return len(self.tokens) // TOKEN_BYTES
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,6 +49,8 @@ class Request:
     """Size of the row in its input: what the request costs while it waits."""
     to_context_end: bool = False
     """A completion that names no `max_tokens` goes on to the end of the context, not for OpenAI's 16 tokens."""
+    prompt: Prompt | None = None
+    """None until an engine has prepared it, and where it can't be told beforehand."""
 
     @property
     def model(self) -> object:

@@ -1,15 +1,15 @@
 """The share of the engine that batches get, below whatever is asked online."""
 
 import asyncio
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Sequence
 from dataclasses import replace
 
 import msgspec
 
-from xbatch.engines import Engine, ModelCard, Piece
+from xbatch.engines import Engine, ModelCard, Piece, PrefixCache
 from xbatch.errors import EngineError
 from xbatch.rows.outcome import Failure, Outcome
-from xbatch.rows.request import Request
+from xbatch.rows.request import Prompt, Request
 from xbatch.serve.errors import ApiProblem
 from xbatch.serve.keeper import EngineKeeper
 from xbatch.serve.media import private_media
@@ -82,6 +82,8 @@ class BatchEngine:
         self.max_running = self.max_in_flight = share.size(engine)
         self.description = engine.description
         self.card: ModelCard = engine.card
+        self.cache: PrefixCache = engine.cache
+        self._engine = engine
         self._keeper = keeper
         self._places = share.places(engine)
         self._in_flight = 0
@@ -98,6 +100,10 @@ class BatchEngine:
     async def start(self) -> None:
         """Wait until the engine answers."""
         await self._keeper.ready()
+
+    def prepare(self, requests: Sequence[Request]) -> list[Prompt | None]:
+        """The prompts as the server's engine makes them."""
+        return self._engine.prepare(requests)
 
     async def generate(self, request: Request) -> Outcome:
         """Answer one row, after online requests.

@@ -2,14 +2,14 @@
 
 import asyncio
 from asyncio import to_thread
-from collections.abc import AsyncGenerator, Callable, Coroutine
+from collections.abc import AsyncGenerator, Callable, Coroutine, Sequence
 from typing import Any
 
 from xbatch.assemble.starting import Starter
-from xbatch.engines import Engine, ModelCard, Piece
+from xbatch.engines import Engine, ModelCard, Piece, PrefixCache
 from xbatch.errors import Interrupted
 from xbatch.rows.outcome import Failure, Outcome
-from xbatch.rows.request import Request
+from xbatch.rows.request import Prompt, Request
 from xbatch.run import Stop
 
 CANCELLED = Failure("batch_cancelled", "This batch was cancelled before this request could be executed.")
@@ -24,6 +24,7 @@ class ClosingEngine:
     max_running = 256
     description = "none: the batch has ended early"
     card = ModelCard()
+    cache = PrefixCache()
     is_dead = False
 
     def __init__(self, failure: Failure) -> None:
@@ -34,6 +35,10 @@ class ClosingEngine:
 
     async def start(self) -> None:
         """Be ready."""
+
+    def prepare(self, requests: Sequence[Request]) -> list[Prompt | None]:
+        """No prompt is needed."""
+        return [None] * len(requests)
 
     async def generate(self, request: Request) -> Outcome:
         """The failure."""

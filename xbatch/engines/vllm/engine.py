@@ -4,7 +4,7 @@ import asyncio
 import gc
 import os
 from argparse import Namespace
-from collections.abc import AsyncGenerator, Mapping
+from collections.abc import AsyncGenerator, Mapping, Sequence
 from contextlib import aclosing
 from typing import Any
 
@@ -19,7 +19,7 @@ from vllm.v1.engine.async_llm import AsyncLLM
 from vllm.v1.engine.exceptions import EngineDeadError
 from vllm.version import __version__ as VLLM_VERSION
 
-from xbatch.engines import ModelCard, Piece
+from xbatch.engines import ModelCard, Piece, PrefixCache
 from xbatch.engines.vllm import arguments, process, refusals, streams
 from xbatch.engines.vllm.bodies import typed_body
 from xbatch.engines.vllm.card import make_card
@@ -27,7 +27,7 @@ from xbatch.engines.vllm.lookup import check_model
 from xbatch.engines.vllm.settings import Choice, Machine, choose
 from xbatch.errors import EngineError, UsageError
 from xbatch.rows.outcome import Completion, Failure, Outcome, Usage
-from xbatch.rows.request import Request
+from xbatch.rows.request import Prompt, Request
 
 try:
     from vllm.entrypoints.launchers.api_server.app_state import init_app_state
@@ -51,6 +51,7 @@ class VllmEngine:
         self.max_running = 1
         self.description = ""
         self.card = ModelCard()
+        self.cache = PrefixCache()
         self._model = model
         self._settings = {"model": model, "served_model_name": served_names, **settings}
         self._processes = process.EngineProcesses(owner)
@@ -108,6 +109,10 @@ class VllmEngine:
     def is_dead(self) -> bool:
         """The engine was started, and its processes are gone."""
         return self._llm is not None and self._llm.errored
+
+    def prepare(self, requests: Sequence[Request]) -> list[Prompt | None]:
+        """None for all of them."""
+        return [None] * len(requests)
 
     async def generate(self, request: Request) -> Outcome:
         """Answer one request by vLLM's serving classes.
