@@ -2,7 +2,9 @@
 
 import asyncio
 import gc
+import logging
 import os
+import threading
 from argparse import Namespace
 from collections.abc import AsyncGenerator, Mapping, Sequence
 from contextlib import aclosing
@@ -23,6 +25,7 @@ from xbatch.engines import ModelCard, Piece, PrefixCache
 from xbatch.engines.vllm import arguments, process, refusals, streams
 from xbatch.engines.vllm.bodies import typed_body
 from xbatch.engines.vllm.card import make_card
+from xbatch.engines.vllm.direct import EngineLine, ShortWay
 from xbatch.engines.vllm.lookup import check_model
 from xbatch.engines.vllm.settings import Choice, Machine, choose
 from xbatch.errors import EngineError, UsageError
@@ -56,6 +59,10 @@ class VllmEngine:
         self._settings = {"model": model, "served_model_name": served_names, **settings}
         self._processes = process.EngineProcesses(owner)
         self._llm: AsyncLLM | None = None
+        self._line: EngineLine | None = None
+        self._short_way: ShortWay | None = None
+        self._has_no_short_way = False
+        self._short_way_lock = threading.Lock()
         self._state = State()
 
     def check(self) -> None:
@@ -90,6 +97,8 @@ class VllmEngine:
             if "generate" not in tasks:
                 raise UsageError(f"{self._model} does not generate text; it does {', '.join(tasks)}")
             await init_app_state(self._llm, self._state, self._args, tasks)
+            self._line = EngineLine(self._llm)
+            self.cache = _look_at_cache(self._llm)
         except UsageError:
             raise
         except Exception as e:
@@ -111,20 +120,43 @@ class VllmEngine:
         return self._llm is not None and self._llm.errored
 
     def prepare(self, requests: Sequence[Request]) -> list[Prompt | None]:
-        """None for all of them."""
-        return [None] * len(requests)
+        """The prompts of requests in plain words; the others go through vLLM's serving classes as a whole."""
+        with self._short_way_lock:
+            if self._short_way is None and not self._has_no_short_way:
+                self._short_way = self._find_short_way()
+        return [None] * len(requests) if self._short_way is None else self._short_way.prepare(requests)
+
+    def _find_short_way(self) -> ShortWay | None:
+        try:
+            return ShortWay(self._args, self._make_config())
+        except Exception as e:  # noqa: BLE001 - there is the long way, in which vLLM says itself what is wrong
+            self._has_no_short_way = True
+            logging.getLogger(__name__).warning("no short way to vLLM's engine: %s", _first_line(e))
+            return None
 
     async def generate(self, request: Request) -> Outcome:
-        """Answer one request by vLLM's serving classes.
+        """Answer one request by vLLM's serving classes, or in their words.
 
         Raises EngineError if the engine has died.
         """
+        if request.prompt is not None and (completion := await self._answer_directly(request)) is not None:
+            return completion
         typed = await typed_body(request)
         answer = typed if isinstance(typed, Failure) else await self._serve(typed, None)
         if isinstance(answer, Failure):
             return answer
         usage = Usage(answer.usage.prompt_tokens, answer.usage.completion_tokens or 0)
         return Completion(answer.model_dump_json().encode(), usage)
+
+    async def _answer_directly(self, request: Request) -> Completion | None:
+        if self._short_way is None or self._line is None:
+            return None
+        llm, fingerprint = self._llm, getattr(self._state.openai_serving_chat, "system_fingerprint", None)
+        try:
+            return await self._short_way.answer(self._line, request, fingerprint)
+        except EngineDeadError as e:
+            self._check_alive(llm, e)
+            raise
 
     async def stream(self, request: Request) -> AsyncGenerator[Piece, None]:
         """Answer one request piece by piece; what is wrong with it comes before the first chunk.
@@ -191,7 +223,7 @@ class VllmEngine:
         if self._llm is not None:
             self._llm.output_processor.propagate_error(EngineDeadError())
             self._llm.shutdown()
-        self._llm, self._state = None, State()
+        self._llm, self._line, self._state = None, None, State()
         self._processes.wait()
         gc.collect()  # vLLM's objects hold each other, and with them threads and sockets
 
@@ -224,6 +256,12 @@ def _describe(choices: list[Choice], config: Any) -> str:
         "(vLLM's own for offline inference)"
     )
     return f"vLLM {VLLM_VERSION} on {where}: {chosen}"
+
+
+def _look_at_cache(llm: AsyncLLM) -> PrefixCache:
+    config = llm.vllm_config.cache_config
+    blocks = config.num_gpu_blocks or 0
+    return PrefixCache(blocks * config.block_size if config.enable_prefix_caching else 0, config.block_size)
 
 
 def _first_line(error: Exception) -> str:
