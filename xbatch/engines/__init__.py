@@ -38,11 +38,25 @@ class PrefixCache:
     """Tokens are kept in blocks of so many."""
 
 
+@dataclass(frozen=True, slots=True)
+class Load:
+    """What an engine tells of its work."""
+
+    running: int = 0
+    waiting: int = 0
+    cache_share: float = 0.0
+    """Of the cache, so much is used by requests that run."""
+    preempted: int = 0
+    """Requests that have lost their place in the cache to others, and were computed again."""
+    prompt_tokens: int = 0
+    """Tokens of prompts that have begun to run."""
+    cached_tokens: int = 0
+    """Those of them that were in the cache already."""
+
+
 class Engine(Protocol):
     """Anything that answers requests."""
 
-    max_in_flight: int
-    """Requests it should have at a time to be busy all the time; known once it is checked."""
     max_running: int
     """Requests that it works on at a time; the others wait in it. Known once it is checked."""
     description: str
@@ -52,6 +66,16 @@ class Engine(Protocol):
     """The model; known once it is checked."""
     cache: PrefixCache
     """What it keeps of prompts; known once it is started."""
+
+    @property
+    def max_in_flight(self) -> int:
+        """Requests it should have at a time to be busy all the time; known once checked, and may change as it runs."""
+        ...
+
+    @property
+    def load(self) -> Load:
+        """Its work at this moment."""
+        ...
 
     @property
     def is_dead(self) -> bool:

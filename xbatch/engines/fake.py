@@ -10,7 +10,7 @@ from typing import Any
 
 import msgspec
 
-from xbatch.engines import ModelCard, Piece, PrefixCache
+from xbatch.engines import Load, ModelCard, Piece, PrefixCache
 from xbatch.errors import EngineError
 from xbatch.rows.outcome import Completion, Failure, Outcome, Usage
 from xbatch.rows.request import CHAT, Prompt, Request
@@ -52,6 +52,7 @@ class FakeEngine:
         self.max_in_flight = self.max_running = max_in_flight
         self.card = ModelCard(abilities=("generate", "chat"), context_tokens=2048)
         self.cache = PrefixCache(cache_tokens)
+        self.load = Load()
         self.description = "a fake engine, for tests"
         self.started = False
         self.closed = False

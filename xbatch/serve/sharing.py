@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import msgspec
 
-from xbatch.engines import Engine, ModelCard, Piece, PrefixCache
+from xbatch.engines import Engine, Load, ModelCard, Piece, PrefixCache
 from xbatch.errors import EngineError
 from xbatch.rows.outcome import Failure, Outcome
 from xbatch.rows.request import Prompt, Request
@@ -90,6 +90,11 @@ class BatchEngine:
         self._struck: set[int] = set()
 
     @property
+    def load(self) -> Load:
+        """All the work of the server's engine."""
+        return self._engine.load
+
+    @property
     def is_dead(self) -> bool:
         """Whoever asks waits until the engine answers again."""
         return False
@@ -103,7 +108,7 @@ class BatchEngine:
 
     def prepare(self, requests: Sequence[Request]) -> list[Prompt | None]:
         """The prompts as the server's engine makes them."""
-        return self._engine.prepare(requests)
+        return self._engine.prepare([_low(request) for request in requests])
 
     async def generate(self, request: Request) -> Outcome:
         """Answer one row, after online requests.
@@ -124,7 +129,7 @@ class BatchEngine:
             self._in_flight -= 1
 
     async def _generate(self, request: Request) -> Outcome:
-        request = replace(request, body=request.body | {"priority": BATCH_PRIORITY})
+        request = _low(request)
         turns = self._keeper.turns
         if self._in_flight == 1 and request.index in self._struck:
             async with turns.alone():
@@ -145,3 +150,7 @@ class BatchEngine:
 
     def close(self) -> None:
         """The engine is the server's."""
+
+
+def _low(request: Request) -> Request:
+    return replace(request, body=request.body | {"priority": BATCH_PRIORITY})

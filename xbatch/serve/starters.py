@@ -6,7 +6,7 @@ from collections.abc import AsyncGenerator, Callable, Coroutine, Sequence
 from typing import Any
 
 from xbatch.assemble.starting import Starter
-from xbatch.engines import Engine, ModelCard, Piece, PrefixCache
+from xbatch.engines import Engine, Load, ModelCard, Piece, PrefixCache
 from xbatch.errors import Interrupted
 from xbatch.rows.outcome import Failure, Outcome
 from xbatch.rows.request import Prompt, Request
@@ -25,6 +25,7 @@ class ClosingEngine:
     description = "none: the batch has ended early"
     card = ModelCard()
     cache = PrefixCache()
+    load = Load()
     is_dead = False
 
     def __init__(self, failure: Failure) -> None:

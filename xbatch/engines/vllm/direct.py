@@ -5,8 +5,6 @@ requests of one shape, so it is found out once (`recipe`), and the rest goes str
 are rendered in batches, tokens are taken as they come and made a text at the end.
 """
 
-import asyncio
-import itertools
 import secrets
 import sys
 import threading
@@ -19,10 +17,9 @@ from typing import Any
 
 from tokenizers import decoders
 from vllm.v1.engine import FinishReason
-from vllm.v1.engine.async_llm import AsyncLLM
 from vllm.v1.engine.detokenizer import IncrementalDetokenizer
-from vllm.v1.engine.exceptions import EngineDeadError
 
+from xbatch.engines.vllm.line import EngineLine, Spoken
 from xbatch.engines.vllm.recipe import Recipe, Recipes
 from xbatch.engines.vllm.rehearsal import Line, Rehearsal
 from xbatch.engines.vllm.rendering import BatchRenderer
@@ -78,7 +75,7 @@ class ShortWay:
             if ids is not None and (limit := recipe.limit(shape, len(ids))) is not None:
                 prompts[place] = Prompt(_packed(ids), limit)
 
-    async def answer(self, line: "EngineLine", request: Request, fingerprint: str | None) -> Completion | None:
+    async def answer(self, line: EngineLine, request: Request, fingerprint: str | None) -> Completion | None:
         """Answer a prepared request; None if it has to go the long way.
 
         Raises EngineDeadError.
@@ -102,71 +99,6 @@ class ShortWay:
         return direct.word(number, answered, request.prompt.num_tokens, created, fingerprint)
 
 
-class _Spoken:
-    """What the engine has said to one request."""
-
-    __slots__ = ("ended", "finish_reason", "stop_reason", "token_ids")
-
-    def __init__(self, ended: "asyncio.Future[None]") -> None:
-        self.ended = ended
-        self.token_ids: list[int] = []
-        self.finish_reason: FinishReason | None = None
-        self.stop_reason: int | None = None
-
-
-class EngineLine:
-    """A line of our own to vLLM's engine process, beside that of its serving classes."""
-
-    def __init__(self, llm: AsyncLLM) -> None:
-        self._llm = llm
-        self._waiting: dict[str, _Spoken] = {}
-        self._numbers = itertools.count()
-        self._process, self._propagate = llm.output_processor.process_outputs, llm.output_processor.propagate_error
-        llm.output_processor.process_outputs = self._take
-        llm.output_processor.propagate_error = self._fail
-
-    async def ask(self, core: Any) -> _Spoken:
-        """Everything that the engine says to a request.
-
-        Raises EngineDeadError.
-        """
-        if self._llm.errored:
-            raise EngineDeadError
-        core.request_id = f"{core.request_id}-{next(self._numbers)}"
-        spoken = _Spoken(asyncio.get_running_loop().create_future())
-        self._waiting[core.request_id] = spoken
-        try:
-            await self._llm.engine_core.add_request_async(core)
-            await spoken.ended
-        except asyncio.CancelledError:
-            await self._llm.engine_core.abort_requests_async([core.request_id])
-            raise
-        finally:
-            self._waiting.pop(core.request_id, None)
-        return spoken
-
-    def _take(self, outputs: list[Any], *args: Any, **options: Any) -> Any:
-        """Take what is ours of the engine's outputs, and hand on the rest."""
-        others = []
-        for output in outputs:
-            if (spoken := self._waiting.get(output.request_id)) is None:
-                others.append(output)
-                continue
-            spoken.token_ids += output.new_token_ids
-            if output.finish_reason is not None:
-                spoken.finish_reason, spoken.stop_reason = output.finish_reason, output.stop_reason
-                if not spoken.ended.done():
-                    spoken.ended.set_result(None)
-        return self._process(others, *args, **options)
-
-    def _fail(self, error: Exception) -> None:
-        """The engine is dead: so is whatever it had not answered."""
-        for spoken in self._waiting.values():
-            if not spoken.ended.done():
-                spoken.ended.set_exception(EngineDeadError())
-        self._propagate(error)
-
-
 class _Texts:
     """Texts of token ids, as vLLM's detokenizer makes them token by token."""
 
@@ -176,7 +108,7 @@ class _Texts:
         # Each token is so many bytes, whatever stands before it.
         self._is_bytewise = isinstance(backend.decoder, decoders.ByteLevel)
 
-    def of(self, spoken: _Spoken, core: Any, *, after_text: bool) -> str:
+    def of(self, spoken: Spoken, core: Any, *, after_text: bool) -> str:
         """The text of an answer; `after_text` tells that the prompt ends with a whole character."""
         params, token_ids = core.sampling_params, spoken.token_ids
         is_stop = spoken.finish_reason is FinishReason.STOP

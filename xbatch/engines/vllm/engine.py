@@ -21,11 +21,13 @@ from vllm.v1.engine.async_llm import AsyncLLM
 from vllm.v1.engine.exceptions import EngineDeadError
 from vllm.version import __version__ as VLLM_VERSION
 
-from xbatch.engines import ModelCard, Piece, PrefixCache
+from xbatch.engines import Load, ModelCard, Piece, PrefixCache
+from xbatch.engines.admission import Admission
 from xbatch.engines.vllm import arguments, process, refusals, streams
 from xbatch.engines.vllm.bodies import typed_body
 from xbatch.engines.vllm.card import make_card
-from xbatch.engines.vllm.direct import EngineLine, ShortWay
+from xbatch.engines.vllm.direct import ShortWay
+from xbatch.engines.vllm.line import EngineLine
 from xbatch.engines.vllm.lookup import check_model
 from xbatch.engines.vllm.settings import Choice, Machine, choose
 from xbatch.errors import EngineError, UsageError
@@ -37,9 +39,6 @@ try:
 except ImportError:  # vLLM 0.23
     from vllm.entrypoints.openai.api_server import init_app_state
 
-_IN_FLIGHT_PER_SEQUENCE = 2
-"""So many requests are handed over for each that can run, so that no step finds too few waiting."""
-
 
 class VllmEngine:
     """Answers as `vllm serve` of the installed version would, field by field.
@@ -50,8 +49,8 @@ class VllmEngine:
     """
 
     def __init__(self, model: str, served_names: list[str], settings: Mapping[str, Any], owner: str = "") -> None:
-        self.max_in_flight = 1
         self.max_running = 1
+        self._admission = Admission(1)
         self.description = ""
         self.card = ModelCard()
         self.cache = PrefixCache()
@@ -81,7 +80,7 @@ class VllmEngine:
         except (ValueError, TypeError, OSError) as e:
             raise UsageError(f"vLLM does not take these settings: {_first_line(e)}") from e
         self.max_running = config.scheduler_config.max_num_seqs
-        self.max_in_flight = _IN_FLIGHT_PER_SEQUENCE * self.max_running
+        self._admission = Admission(self.max_running)
         self.description = _describe(choices, config)
         self.card = make_card(self._args, config)
 
@@ -97,7 +96,7 @@ class VllmEngine:
             if "generate" not in tasks:
                 raise UsageError(f"{self._model} does not generate text; it does {', '.join(tasks)}")
             await init_app_state(self._llm, self._state, self._args, tasks)
-            self._line = EngineLine(self._llm)
+            self._line = EngineLine(self._llm, self._admission)
             self.cache = _look_at_cache(self._llm)
         except UsageError:
             raise
@@ -108,11 +107,24 @@ class VllmEngine:
         with self._processes.starting():
             # A start adds to the configuration what it finds out, so each has its own.
             self._llm = AsyncLLM.from_vllm_config(
-                self._make_config(), usage_context=UsageContext.LLM_CLASS, disable_log_stats=True
+                self._make_config(), usage_context=UsageContext.LLM_CLASS, disable_log_stats=False
             )
+        # The engine tells of its steps, but nobody here keeps a book on each request.
+        self._llm.logger_manager, self._llm.log_stats = None, False
+        self._llm.output_processor.log_stats = False
 
     def _make_config(self) -> Any:
         return AsyncEngineArgs.from_cli_args(self._args).create_engine_config(UsageContext.LLM_CLASS)
+
+    @property
+    def max_in_flight(self) -> int:
+        """Requests that it should have, as its steps show."""
+        return self._admission.limit
+
+    @property
+    def load(self) -> Load:
+        """What the engine's last step has told."""
+        return Load() if self._line is None else self._line.load
 
     @property
     def is_dead(self) -> bool:
