@@ -698,10 +698,10 @@ if __name__ == "__main__":
 """
 
 
-def run_engine_script(folder: Path) -> Body:
+def run_engine_script(folder: Path, text: str = _ENGINE_SCRIPT) -> Body:
     """Drive `VllmEngine` through its interface in a process of its own; returns what it answered."""
     script, answers, log = folder / "drive.py", folder / "answers.json", folder / "log"
-    script.write_text(_ENGINE_SCRIPT)
+    script.write_text(text)
     with open(log, "wb") as file:
         done = subprocess.run(
             [sys.executable, str(script), str(answers)],

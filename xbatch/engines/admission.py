@@ -10,8 +10,9 @@ class Admission:
     """Keeps so many requests waiting in an engine that no step starves, and no more.
 
     An engine with `max_running` places begins with as many requests waiting as running, for all may end in one step.
-    Where fewer wait than the steps take, more are handed over; where many wait all the time, fewer. When running
-    requests are thrown out of the cache for others, only those that fit are left, and more are tried one by one.
+    Where a step finds none waiting for a free place, more are handed over; where many wait all the time, fewer. When
+    running requests are thrown out of the cache for others, only those that fit are left, and more are tried one by
+    one.
     """
 
     def __init__(self, max_running: int) -> None:
@@ -33,8 +34,7 @@ class Admission:
             return
         self._steps += 1
         self._least_waiting = min(self._least_waiting, waiting)
-        full = running + waiting >= self.limit * 3 // 4  # else there are no more requests, and nothing starves
-        self._has_starved |= full and waiting == 0 and running < self._max_running
+        self._has_starved |= waiting == 0 and running < self._max_running
         if self._steps >= _LOOK_STEPS:
             self._adapt()
             self._start_over()

@@ -57,6 +57,7 @@ class ShortWay:
             if (shape := shape_of(request)) is not None:
                 alike[shape.key].append((place, shape))
         with self._lock:
+            self._recipes.expect(len(requests))
             for members in alike.values():
                 if (recipe := self._recipe(requests, members)) is not None:
                     self._render(recipe, members, prompts)
@@ -65,7 +66,7 @@ class ShortWay:
     def _recipe(self, requests: Sequence[Request], members: list[tuple[int, Shape]]) -> Recipe | None:
         """The recipe for requests of one shape, of one of the first that vLLM does not refuse."""
         for place, shape in members[:_TEACHERS]:
-            if (recipe := self._recipes.learn(requests[place], shape)) is not None:
+            if (recipe := self._recipes.learn(requests[place], shape, len(members))) is not None:
                 return recipe
         return None
 

@@ -8,7 +8,7 @@ import threading
 from argparse import Namespace
 from collections.abc import AsyncGenerator, Mapping, Sequence
 from contextlib import aclosing
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from pydantic import ValidationError
@@ -26,13 +26,15 @@ from xbatch.engines.admission import Admission
 from xbatch.engines.vllm import arguments, process, refusals, streams
 from xbatch.engines.vllm.bodies import typed_body
 from xbatch.engines.vllm.card import make_card
-from xbatch.engines.vllm.direct import ShortWay
 from xbatch.engines.vllm.line import EngineLine
 from xbatch.engines.vllm.lookup import check_model
 from xbatch.engines.vllm.settings import Choice, Machine, choose
 from xbatch.errors import EngineError, UsageError
 from xbatch.rows.outcome import Completion, Failure, Outcome, Usage
 from xbatch.rows.request import Prompt, Request
+
+if TYPE_CHECKING:
+    from xbatch.engines.vllm.direct import ShortWay
 
 try:
     from vllm.entrypoints.launchers.api_server.app_state import init_app_state
@@ -138,8 +140,10 @@ class VllmEngine:
                 self._short_way = self._find_short_way()
         return [None] * len(requests) if self._short_way is None else self._short_way.prepare(requests)
 
-    def _find_short_way(self) -> ShortWay | None:
+    def _find_short_way(self) -> "ShortWay | None":
         try:
+            from xbatch.engines.vllm.direct import ShortWay
+
             return ShortWay(self._args, self._make_config())
         except Exception as e:  # noqa: BLE001 - there is the long way, in which vLLM says itself what is wrong
             self._has_no_short_way = True

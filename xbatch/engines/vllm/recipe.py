@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import msgspec
+from vllm.entrypoints.serve.utils.api_utils import get_max_tokens
 from vllm.sampling_params import RequestOutputKind, SamplingParams
 
 from xbatch.engines.vllm.rehearsal import Line, Rehearsal, Rendering, Scene
@@ -14,17 +15,12 @@ from xbatch.engines.vllm.shape import Shape
 from xbatch.rows.outcome import Completion, Usage
 from xbatch.rows.request import CHAT, Request
 
-try:
-    from vllm.entrypoints.serve.utils.api_utils import get_max_tokens
-except ImportError:  # vLLM 0.23
-    from vllm.entrypoints.utils import get_max_tokens
-
 _LINES = (Line("first, \u00e9\n", [1, 2, 3], "stop", 7), Line("second", [4], "length", None))
 """Two answers that have nothing in common, so that what bodies have in common does not come of the answer."""
 _MAX_RECIPES = 1024
 _FREE_LESSONS = 64
 _ASKED_A_LESSON = 8
-"""After the first ones, so many requests must have come for each shape that was learnt."""
+"""After the first ones, so many requests must have come for each shape that was learnt, or be alike."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,12 +118,19 @@ class Recipes:
         """The recipe for a shape, if it was learnt."""
         return self._recipes.get(shape.key)
 
-    def learn(self, request: Request, shape: Shape) -> Recipe | None:
-        """The recipe for the shape of a request; None if there is none, or none can be had of this request."""
-        self._asked += 1
+    def expect(self, requests: int) -> None:
+        """So many more requests have come, whatever their shapes."""
+        self._asked += requests
+
+    def learn(self, request: Request, shape: Shape, alike: int) -> Recipe | None:
+        """The recipe for the shape of a request; None if there is none, or none can be had of this request.
+
+        So many requests at hand are `alike`.
+        """
         if shape.key in self._recipes:
             return self._recipes[shape.key]
-        if self._learnt > _FREE_LESSONS and self._learnt * _ASKED_A_LESSON > self._asked:
+        is_rare = alike < _ASKED_A_LESSON and self._learnt * _ASKED_A_LESSON > self._asked
+        if is_rare and self._learnt > _FREE_LESSONS:
             return None
         self._learnt += 1
         try:

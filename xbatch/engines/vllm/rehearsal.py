@@ -93,9 +93,13 @@ class Rehearsal:
         """
         known = ("lora_request", "trace_headers", "priority", "data_parallel_rank", "session_id")
         options = {name: scene.options[name] for name in known if name in scene.options}
-        return self._stage.input_processor.process_inputs(
+        core = self._stage.input_processor.process_inputs(
             "", scene.prompt, scene.params, supported_tasks=("generate",), **options
         )
+        for name in ("reasoning_ended", "reasoning_parser_kwargs"):
+            if scene.options.get(name) is not None:
+                setattr(core, name, scene.options[name])
+        return core
 
     def close(self) -> None:
         """Let go of the event loop and the renderer's threads."""

@@ -4,7 +4,6 @@ import copy
 from collections.abc import Sequence
 from typing import Any
 
-from vllm.renderers.chat_utils import parse_chat_messages
 from vllm.renderers.hf import (
     resolve_chat_template,
     resolve_chat_template_content_format,
@@ -12,6 +11,11 @@ from vllm.renderers.hf import (
 )
 
 from xbatch.engines.vllm.rehearsal import Rendering
+
+try:
+    from vllm.renderers.chat_utils import parse_chat_messages
+except ImportError:  # vLLM 0.23
+    from vllm.entrypoints.chat_utils import parse_chat_messages
 
 
 class BatchRenderer:
