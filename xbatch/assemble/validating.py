@@ -137,7 +137,7 @@ class Validation:
             for row, parsed in chunk:
                 verdict = next(verdicts) if isinstance(parsed, Request) else None
                 refusal = verdict if isinstance(verdict, Refusal) else None
-                if (problem := self.survey.take(file, row, parsed, refusal)) is not None:
+                if (problem := self.survey.take(file, row, parsed, refusal, judged=True)) is not None:
                     yield problem
                 elif isinstance(verdict, Rendered):
                     assert self._tokens is not None

@@ -12,7 +12,6 @@ if TYPE_CHECKING:
 
     from xbatch.cli.terminal import Terminal
     from xbatch.job.spec import JobSpec
-    from xbatch.rows.problem import Problem
 
 _OF_RUN = {
     *("prompt", "system", "messages", "model", "served_model_name", "lora_modules", "trust_remote_code", "engine_arg"),
@@ -71,13 +70,11 @@ def validate(*, tokens: bool, as_json: bool, max_problems: int, **options: Any) 
 def _validate(
     spec: "JobSpec", scratch: "Path", terminal: "Terminal", *, tokens: bool, quiet: bool, as_json: bool, most: int
 ) -> int:
-    import json
-
     from rich.console import Console
 
     from xbatch.assemble.validating import Validation
     from xbatch.errors import ExitCode, UsageError
-    from xbatch.report.validation import Looking, show_totals
+    from xbatch.report.validation import Looking, Printer, show_totals
 
     console, looking = Console(file=terminal.err, highlight=False), Looking(terminal.err)
 
@@ -91,7 +88,7 @@ def _validate(
             looking.show(validation.survey.index.rows, validation.survey.failed)
 
     validation = Validation(spec, scratch, tell, tick, terminal.divert, tokens=tokens)
-    printer = _Printer(terminal, looking, as_json=as_json, most=most)
+    printer = Printer(terminal.out, looking, as_json=as_json, most=most)
     try:
         for problem in validation.problems():
             printer.show(problem)
@@ -99,50 +96,10 @@ def _validate(
     finally:
         validation.close()
         looking.clear()
-    if as_json:
-        printer.write(json.dumps(totals))
-    printer.flush()
+    printer.end(totals)
     if not quiet:
         show_totals(console, totals, printer.hidden)
     if validation.refused:
         raise UsageError("\n".join(validation.refused))
     too_many = totals["failed"] > spec.allowed_failures(totals["rows"])
     return ExitCode.TOO_MANY_FAILURES if too_many else ExitCode.COMPLETE
-
-
-class _Printer:
-    """Writes problems to standard output, at most `most` of them unless that is 0; goes on counting if nobody reads."""
-
-    def __init__(self, terminal: "Terminal", looking: Any, *, as_json: bool, most: int) -> None:
-        from xbatch.report.validation import problem_json, problem_line
-
-        self.hidden = 0
-        self._shown = 0
-        self._most = most
-        self._out = terminal.out
-        self._looking = looking
-        self._as_text = problem_json if as_json else problem_line
-        self._flushes = terminal.out.isatty()
-
-    def show(self, problem: "Problem") -> None:
-        if self._most and self._shown >= self._most:
-            self.hidden += 1
-            return
-        self._shown += 1
-        self.write(self._as_text(problem))
-
-    def write(self, line: str) -> None:
-        from contextlib import suppress
-
-        if self._flushes:
-            self._looking.clear()
-        with suppress(BrokenPipeError):
-            self._out.write(line.encode(errors="backslashreplace") + b"\n")
-        if self._flushes:
-            self.flush()
-
-    def flush(self) -> None:
-        from contextlib import suppress
-
-        with suppress(BrokenPipeError):
-            self._out.flush()

@@ -41,10 +41,12 @@ class Survey:
         self._ids = RepeatFinder(spool_folder)
         self._bodies = RepeatFinder(spool_folder)
 
-    def take(self, file: int, row: Row, parsed: ParsedRow, judged: Refusal | None = None) -> Problem | None:
+    def take(
+        self, file: int, row: Row, parsed: ParsedRow, verdict: Refusal | None = None, *, judged: bool = False
+    ) -> Problem | None:
         """Count one row of the input at position `file`; say what is wrong with it, if anything is.
 
-        `judged` is what an engine has found.
+        With `judged` an engine has judged its body, and `verdict` is what it found wrong.
         """
         self.index.take(parsed, row.place)
         self.index.num_bytes += row.num_bytes
@@ -55,7 +57,7 @@ class Survey:
             state = _NAMELESS if parsed.custom_id == f"row-{row.index}" else _BAD
         else:
             self.endpoints[parsed.endpoint] += 1
-            if (found := judged or self._refused(parsed)) is not None:
+            if (found := verdict if judged else self._refused(parsed)) is not None:
                 state = _BAD
             elif parsed.body.get("temperature") == 0:
                 self._bodies.add(msgspec.json.encode(parsed.body).decode(), 0, (file, row.line))
@@ -86,7 +88,7 @@ class Survey:
         if (found := refusal(request)) is not None:
             return found
         model = request.model
-        if self._served is None or not isinstance(model, str) or not model or model in self._served:
+        if self._served is None or not model or model in self._served or not isinstance(model, str):
             return None
         return _unknown_model(model)
 

@@ -4,8 +4,9 @@ import json
 import re
 import time
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import asdict
-from typing import Any, TextIO
+from typing import Any, BinaryIO, TextIO
 
 from rich.console import Console
 
@@ -60,6 +61,43 @@ class Looking:
         if self.live:
             self._stream.write(_CLEAR)
             self._stream.flush()
+
+
+class Printer:
+    """Writes problems, at most `most` of them unless that is 0; goes on counting if nobody reads any more."""
+
+    def __init__(self, out: BinaryIO, looking: Looking, *, as_json: bool, most: int) -> None:
+        self.hidden = 0
+        """Problems that were not written."""
+        self._shown = 0
+        self._out = out
+        self._looking = looking
+        self._as_json = as_json
+        self._most = most
+        self._shares_screen = out.isatty()
+
+    def show(self, problem: Problem) -> None:
+        """Write one, if it is not beyond the limit."""
+        if self._most and self._shown >= self._most:
+            self.hidden += 1
+            return
+        self._shown += 1
+        self._write(problem_json(problem) if self._as_json else problem_line(problem))
+
+    def end(self, totals: dict[str, Any]) -> None:
+        """Write the totals, if what is written is JSON, and let go of everything."""
+        if self._as_json:
+            self._write(json.dumps(totals))
+        with suppress(BrokenPipeError):
+            self._out.flush()
+
+    def _write(self, line: str) -> None:
+        if self._shares_screen:
+            self._looking.clear()
+        with suppress(BrokenPipeError):
+            self._out.write(line.encode(errors="backslashreplace") + b"\n")
+            if self._shares_screen:
+                self._out.flush()
 
 
 def show_totals(console: Console, totals: dict[str, Any], hidden: int) -> None:

@@ -15,6 +15,9 @@ from xbatch.rows.request import CHAT, Request
 Check = Callable[[Any], str | None]
 """What is wrong with a value, None if nothing is."""
 
+_NEEDED_FOR_CHAT = ("messages",)
+_NEEDED_FOR_COMPLETIONS = ("prompt", "prompt_embeds")
+"""One of each must be there."""
 _NAMES = {bool: "a boolean", int: "a number", float: "a number", str: "a text", list: "an array", dict: "an object"}
 
 
@@ -25,8 +28,9 @@ def refusal(request: Request) -> Refusal | None:
         check = checks.get(name)
         if check is not None and value is not None and (what := check(value)) is not None:
             return Refusal("invalid_request", f"{name} {what}", name, 400)
-    if request.endpoint == CHAT and type(request.body.get("messages")) is not list:
-        return Refusal("invalid_request", "messages is missing", "messages", 400)
+    needed = _NEEDED_FOR_CHAT if checks is _OF_CHAT else _NEEDED_FOR_COMPLETIONS
+    if request.body.get(needed[0]) is None and request.body.get(needed[-1]) is None:
+        return Refusal("invalid_request", f"{needed[0]} is missing", needed[0], 400)
     return None
 
 
@@ -37,9 +41,9 @@ def _model(value: Any) -> str | None:
 def _messages(value: Any) -> str | None:
     if type(value) is not list:
         return f"is {_kind(value)}, not an array"
-    for i, message in enumerate(value):
+    for message in value:
         if type(message) is not dict:
-            return f"has {_kind(message)} at [{i}], not an object"
+            return f"holds {_kind(message)}, not an object"
     return None
 
 
@@ -59,15 +63,13 @@ def _number(low: float = -math.inf, high: float = math.inf, *, above: float = -m
 
     def check(value: Any) -> str | None:
         kind = type(value)
+        if kind is int or kind is float:
+            if not low <= value <= high or value <= above:
+                return f"is {value}, out of range"
+            return f"is {value}, not a whole number" if whole and kind is float and not value.is_integer() else None
         if kind is str:
             return None if _reads_as_number(value) else "is a text, not a number"
-        if kind is not int and kind is not float:
-            return None if kind is bool else f"is {_kind(value)}, not a number"
-        if whole and kind is float and not value.is_integer():
-            return f"is {value}, not a whole number"
-        if not low <= value <= high or value <= above:
-            return f"is {value}, out of range"
-        return None
+        return None if kind is bool else f"is {_kind(value)}, not a number"
 
     return check
 
