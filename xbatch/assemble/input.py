@@ -4,7 +4,7 @@ import sys
 from pathlib import Path
 
 from xbatch import storage
-from xbatch.job.places import STDIN, Places
+from xbatch.job.places import STDIN
 from xbatch.job.spec import JobSpec
 from xbatch.rows.template import RequestTemplate
 from xbatch.sources import Source
@@ -12,16 +12,16 @@ from xbatch.sources.looking import reading
 from xbatch.sources.opening import SourceOptions, open_source
 
 
-def input_files(places: Places, scratch: Path, *, copies: bool = False) -> dict[str, str]:
+def input_files(inputs: list[str], scratch: Path, *, copies: bool = False) -> dict[str, str]:
     """The file to read for each input by the user's name for it; standard input is read to its end first.
 
     With `copies`, so is every file that lies in a store. Raises UsageError if one can't be read.
     """
-    if places.inputs == [STDIN]:
+    if inputs == [STDIN]:
         return {STDIN: storage.spool(sys.stdin.buffer, scratch / "stdin")}
     if not copies:
-        return {uri: uri for uri in places.inputs}
-    return {uri: _copied(uri, scratch / f"input-{i}") for i, uri in enumerate(places.inputs)}
+        return {uri: uri for uri in inputs}
+    return {uri: _copied(uri, scratch / f"input-{i}") for i, uri in enumerate(inputs)}
 
 
 def open_inputs(spec: JobSpec, files: dict[str, str]) -> dict[str, Source]:
@@ -29,9 +29,17 @@ def open_inputs(spec: JobSpec, files: dict[str, str]) -> dict[str, Source]:
 
     Raises UsageError if one can't be read.
     """
+    return {uri: open_input(spec, uri, file) for uri, file in files.items()}
+
+
+def open_input(spec: JobSpec, uri: str, file: str) -> Source:
+    """The source of one input, which the user calls `uri`.
+
+    Raises UsageError if it can't be read.
+    """
     columns = RequestTemplate(spec.request).columns if spec.request else None
     options = SourceOptions(spec.max_line_bytes, columns, "custom_id" in (spec.request or {}))
-    return {uri: open_source(file, "stdin" if uri == STDIN else uri, options) for uri, file in files.items()}
+    return open_source(file, "stdin" if uri == STDIN else uri, options)
 
 
 def _copied(uri: str, path: Path) -> str:

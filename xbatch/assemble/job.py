@@ -66,7 +66,7 @@ class Job:
         self.state = StateFolder(self.places.state)
         if not spec.restart and self.state.exists:
             self.places = self.places.in_order([each["uri"] for each in self.state.job().identity["inputs"]])
-        files = input_files(self.places, scratch, copies=copies)
+        files = input_files(self.places.inputs, scratch, copies=copies)
         sources = open_inputs(spec, files)
         self._sources = list(sources.values())
         self._indexing = Indexing(spec, sources)

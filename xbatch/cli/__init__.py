@@ -8,6 +8,7 @@ from xbatch import __version__
 
 COMMANDS = {
     "run": "Answer every row of the inputs.",
+    "validate": "Tell everything that is wrong with the inputs, without answering them.",
     "watch": "Answer every file that lands under a prefix, once.",
     "serve": "Answer requests over HTTP, one by one and in batches.",
     "models": "Tell what models can do.",

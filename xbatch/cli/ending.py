@@ -11,6 +11,12 @@ DISK_TROUBLE = frozenset((errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EROFS))
 def run_to_exit(work: Callable[[Path], Coroutine[Any, Any, int]]) -> tuple[int, str | None]:
     """Do `work`, which gets a folder for what it need not keep; return the exit code and what to say."""
     import asyncio
+
+    return to_exit(lambda scratch: asyncio.run(work(scratch)))
+
+
+def to_exit(work: Callable[[Path], int]) -> tuple[int, str | None]:
+    """As `run_to_exit`, without an event loop."""
     import tempfile
     import traceback
 
@@ -18,7 +24,7 @@ def run_to_exit(work: Callable[[Path], Coroutine[Any, Any, int]]) -> tuple[int, 
 
     with tempfile.TemporaryDirectory(prefix="xbatch-") as scratch:
         try:
-            return asyncio.run(work(Path(scratch))), None
+            return work(Path(scratch)), None
         except XbatchError as e:
             return e.exit_code, str(e)
         except OSError as e:

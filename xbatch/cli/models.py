@@ -4,20 +4,14 @@ from typing import Any
 
 import click
 
-from xbatch.cli.run import run
+from xbatch.cli.run import options_of_run
 from xbatch.cli.words import fields_of, vllm_names
 
 _OPTIONS = {"trust_remote_code", "engine_arg", "engine"}
+"""Those of `xbatch run` that change what a model can do, with vLLM's own."""
 
 
-def _like_run(command: click.Command) -> click.Command:
-    """Add the options of `xbatch run` that change what a model can do."""
-    wanted = _OPTIONS | vllm_names()
-    command.params += [parameter for parameter in run.params if parameter.name in wanted]
-    return command
-
-
-@_like_run
+@options_of_run(lambda name: name in _OPTIONS | vllm_names())
 @click.command()
 @click.argument("names", nargs=-1, metavar="[MODEL...]")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object a model.")

@@ -97,6 +97,16 @@ def run(**options: Any) -> None:
     terminal.leave(*run_to_exit(lambda scratch: _answer(spec, scratch, terminal, quiet=quiet)))
 
 
+def options_of_run(wanted: "Callable[[str], bool]") -> "Callable[[click.Command], click.Command]":
+    """Give another command the options of `xbatch run` whose names, as click has them, are wanted."""
+
+    def share(command: click.Command) -> click.Command:
+        command.params += [each for each in run.params if wanted(each.name or "")]
+        return command
+
+    return share
+
+
 def _spec(options: dict[str, Any], terminal: "Terminal") -> "JobSpec":
     from xbatch.errors import UsageError
     from xbatch.job.loading import load_job

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from xbatch.cli.run import run
+from xbatch.cli.run import options_of_run
 from xbatch.cli.words import fields_of, vllm_names
 
 if TYPE_CHECKING:
@@ -20,6 +20,7 @@ _OF_JOBS = {
     *("request_timeout", "drain_s", "storage_timeout", "spool_limit", "commit_interval_s", "lease_s", "shard_rows"),
     *("max_engine_restarts", "max_line_bytes", "quiet"),
 }
+"""Options of `xbatch run` that are about the model, its engine and the state of batches."""
 _NEEDED = ("fastapi", "uvicorn", "multipart", "prometheus_client")
 _OF_SERVER = (
     *("host", "port", "files", "cors_origins", "max_waiting", "max_body", "max_file"),
@@ -27,14 +28,7 @@ _OF_SERVER = (
 )
 
 
-def _like_run(command: click.Command) -> click.Command:
-    """Add the options of `xbatch run` that are about the model, its engine and the state of batches."""
-    wanted = _OF_JOBS | vllm_names()
-    command.params += [parameter for parameter in run.params if parameter.name in wanted]
-    return command
-
-
-@_like_run
+@options_of_run(lambda name: name in _OF_JOBS | vllm_names())
 @click.command()
 @click.option("-m", "--model", required=True, metavar="MODEL", help="A name or folder of a model, or demo.")
 @click.option("--host", default="127.0.0.1", show_default=True, help="Address to listen at.")

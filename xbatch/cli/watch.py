@@ -4,7 +4,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from xbatch.cli.run import run
+from xbatch.cli.run import options_of_run, run
 from xbatch.cli.words import fields_of
 
 if TYPE_CHECKING:
@@ -16,13 +16,7 @@ if TYPE_CHECKING:
 _OF_RUN_ONLY = {"inputs", "state", "errors", "extend", "accept_change", "restart", "print_job", "deadline"}
 
 
-def like_run(command: click.Command) -> click.Command:
-    """Add the options of `xbatch run` that make sense for many jobs."""
-    command.params += [parameter for parameter in run.params if parameter.name not in _OF_RUN_ONLY]
-    return command
-
-
-@like_run
+@options_of_run(lambda name: name not in _OF_RUN_ONLY)
 @click.command(cls=type(run))
 @click.argument("inputs", nargs=-1, required=True, metavar="[JOB.yaml] PREFIX")
 @click.option("--settle", default="10s", metavar="DURATION", help="A file on a disk must not change for so long.")

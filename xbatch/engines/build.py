@@ -7,7 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from xbatch.engines import Engine
-from xbatch.engines.fake import FakeEngine
+from xbatch.engines.fake import FakeEngine, FakeJudge
+from xbatch.engines.judging import Judge
 from xbatch.errors import UsageError
 
 
@@ -20,16 +21,28 @@ def build_vllm(
 
     Raises UsageError if vLLM is not installed.
     """
-    from xbatch.engines.vllm.installed import missing_engine_sentence
-
-    if (sentence := missing_engine_sentence()) is not None:
-        raise UsageError(sentence)
+    _check_installed()
     from xbatch.engines.vllm.engine import VllmEngine
 
     given: dict[str, Any] = dict(settings)
     if lora_modules:
         given |= {"enable_lora": "true", "lora_modules": [f"{n}={p}" for n, p in lora_modules.items()]}
     return VllmEngine(model, names, given, owner)
+
+
+def build_judge(
+    engine: str, model: str, names: list[str], lora_modules: Mapping[str, str], settings: Mapping[str, str]
+) -> Judge:
+    """Build what judges requests as the engine would; the rest is as for `build_vllm`.
+
+    Raises UsageError if the engine is not installed, or doesn't take the model or the settings.
+    """
+    if engine == "fake":
+        return FakeJudge()
+    _check_installed()
+    from xbatch.engines.vllm.judging import VllmJudge
+
+    return VllmJudge(model, [*names, *lora_modules], settings)
 
 
 def build_fake(settings: Mapping[str, str]) -> FakeEngine:
@@ -52,6 +65,13 @@ def engine_version(engine: str) -> str:
         with contextlib.suppress(PackageNotFoundError):
             return f"{name} {version(name)}"
     return engine
+
+
+def _check_installed() -> None:
+    from xbatch.engines.vllm.installed import missing_engine_sentence
+
+    if (sentence := missing_engine_sentence()) is not None:
+        raise UsageError(sentence)
 
 
 def _rows(text: str) -> frozenset[int]:

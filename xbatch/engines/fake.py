@@ -11,6 +11,7 @@ from typing import Any
 import msgspec
 
 from xbatch.engines import Load, ModelCard, Piece, PrefixCache
+from xbatch.engines.judging import Rendered, Verdict
 from xbatch.errors import EngineError
 from xbatch.rows.outcome import Completion, Failure, Outcome, Usage
 from xbatch.rows.request import CHAT, Prompt, Request
@@ -128,6 +129,15 @@ class FakeEngine:
     def _log(self, line: str) -> None:
         if self._log_fd is not None:
             os.write(self._log_fd, f"{line}\n".encode())
+
+
+class FakeJudge:
+    """Finds nothing wrong; a token for each character."""
+
+    def judge(self, requests: Sequence[Request]) -> list[Verdict]:
+        """What the fake engine would make of each request."""
+        prompts = [_prompt(request) for request in requests]
+        return [Rendered((each.tokens,), each.max_tokens) if each else Rendered((), 0) for each in prompts]
 
 
 def _prompt(request: Request) -> Prompt | None:

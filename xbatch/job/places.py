@@ -10,7 +10,17 @@ from xbatch.errors import UsageError
 from xbatch.job.inputs import STDIN, find_inputs, stem_of
 from xbatch.job.spec import JobSpec
 
-__all__ = ["STDIN", "STDOUT", "Places", "answers_name", "default_output", "find_places", "is_answers", "state_of"]
+__all__ = [
+    "STDIN",
+    "STDOUT",
+    "Places",
+    "answers_name",
+    "default_output",
+    "find_places",
+    "inputs_of",
+    "is_answers",
+    "state_of",
+]
 
 STDOUT = "-"
 _ANSWERS = ".responses"
@@ -39,14 +49,22 @@ class Places:
         return replace(self, inputs=[self.inputs[i] for i in order], targets=[self.targets[i] for i in order])
 
 
-def find_places(spec: JobSpec, scratch: Path) -> Places:
-    """Find out which files a job reads and writes; `scratch` holds what has no place of its own.
+def inputs_of(spec: JobSpec) -> tuple[list[str], list[str]]:
+    """Find out which files a job reads, and say what was left out.
 
     Stores are opened with the job's options from here on. Raises UsageError, or StorageError if a store can't be asked.
     """
     storage.set_options(spec.storage_options)
     storage.set_retry_budget(spec.storage_timeout)
-    inputs, notes = find_inputs(spec.inputs, _is_output(spec))
+    return find_inputs(spec.inputs, _is_output(spec))
+
+
+def find_places(spec: JobSpec, scratch: Path) -> Places:
+    """Find out which files a job reads and writes; `scratch` holds what has no place of its own.
+
+    As for `inputs_of`.
+    """
+    inputs, notes = inputs_of(spec)
     output = spec.output or default_output(inputs, spec.output_format)
     targets = _targets(output, inputs, scratch, spec.output_format)
     state = spec.state or (str(scratch / "state") if output == STDOUT else state_of(output))

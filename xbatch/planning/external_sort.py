@@ -1,6 +1,6 @@
 """Sorting more records than memory should hold."""
 
-import heapq
+from bisect import bisect_right
 from collections.abc import Iterator
 from pathlib import Path
 from tempfile import TemporaryFile
@@ -34,7 +34,7 @@ class ExternalSorter:
         self._records.sort()
         if not self._runs:
             return iter(self._records)
-        return heapq.merge(self._records, *(self._read(start, end) for start, end in self._runs))
+        return _merged([iter([self._records] if self._records else []), *(self._read(*run) for run in self._runs)])
 
     def close(self) -> None:
         """Give the spool file back."""
@@ -51,12 +51,35 @@ class ExternalSorter:
         self._runs.append((start, start + len(self._records) * self._record_bytes))
         self._records = []
 
-    def _read(self, start: int, end: int) -> Iterator[bytes]:
+    def _read(self, start: int, end: int) -> Iterator[list[bytes]]:
         assert self._spool is not None
         size = self._record_bytes
         while start < end:
             self._spool.seek(start)
             block = self._spool.read(min(READ_RECORDS * size, end - start))
             start += len(block)
-            for i in range(0, len(block), size):
-                yield block[i : i + size]
+            yield [block[i : i + size] for i in range(0, len(block), size)]
+
+
+def _merged(runs: list[Iterator[list[bytes]]]) -> Iterator[bytes]:
+    """The records of sorted runs, which come in blocks, in one order.
+
+    Up to the end of the block that ends first everything is known, and Python's sort finds out by itself that this is
+    made of sorted pieces: that is faster than `heapq.merge`.
+    """
+    blocks = {i: block for i, run in enumerate(runs) if (block := next(run, None))}
+    starts = dict.fromkeys(blocks, 0)
+    while blocks:
+        limit, ready = min(block[-1] for block in blocks.values()), []
+        for i, block in list(blocks.items()):
+            cut = bisect_right(block, limit, starts[i])
+            ready += block[starts[i] : cut]
+            starts[i] = cut
+            if cut == len(block):
+                starts[i], following = 0, next(runs[i], None)
+                if following is None:
+                    del blocks[i]
+                else:
+                    blocks[i] = following
+        ready.sort()
+        yield from ready

@@ -8,6 +8,7 @@ from pathlib import Path
 from xbatch.planning.external_sort import ExternalSorter
 
 # Big-endian, so that the order of the bytes is the order of the numbers.
+_DIGEST_BYTES = 16
 _SEEN = struct.Struct(">16sQIQ")
 _REPEAT = struct.Struct(">QIQ")
 
@@ -27,18 +28,17 @@ class RepeatFinder:
 
     def add(self, custom_id: str, index: int, place: LinePlace) -> None:
         """Take in the row with this `index`, which stands at `place`."""
-        digest = blake2b(custom_id.encode(), digest_size=16).digest()
+        digest = blake2b(custom_id.encode(), digest_size=_DIGEST_BYTES).digest()
         self._seen.add(_SEEN.pack(digest, index, *place))
 
     def repeats(self) -> Iterator[tuple[int, LinePlace]]:
         """The later rows in order of their index, each with the place where its id stands first."""
-        first_digest, first_place = b"", (0, 0)
+        first, first_digest = b"", bytes(_SEEN.size + 1)  # longer than any record, so nothing begins with it
         for record in self._seen:
-            digest, index, file, line = _SEEN.unpack(record)
-            if digest == first_digest:
-                self._found.add(_REPEAT.pack(index, *first_place))
+            if record.startswith(first_digest):
+                self._found.add(_REPEAT.pack(_SEEN.unpack(record)[1], *_SEEN.unpack(first)[2:]))
             else:
-                first_digest, first_place = digest, (file, line)
+                first, first_digest = record, record[:_DIGEST_BYTES]
         for record in self._found:
             index, file, line = _REPEAT.unpack(record)
             yield index, (file, line)

@@ -11,15 +11,16 @@ from xbatch.report.progress import duration
 
 def show_closing(console: Console, report: dict[str, Any]) -> None:
     """Print a job's totals, speed, and where things lie; no name is ever folded, so that it can be copied."""
-    _show(console, list(_rows(report)))
+    show_table(console, list(_rows(report)))
 
 
 def show_standing(console: Console, standing: dict[str, Any]) -> None:
     """Print where a job stands."""
-    _show(console, list(_standing(standing)))
+    show_table(console, list(_standing(standing)))
 
 
-def _show(console: Console, rows: list[tuple[str, str]]) -> None:
+def show_table(console: Console, rows: list[tuple[str, str]]) -> None:
+    """Print names and values, one pair a line."""
     width = max(len(name) for name, _ in rows)
     for name, value in rows:
         console.print(Text.assemble((f"{name:{width}}  ", "bold"), value), soft_wrap=True)

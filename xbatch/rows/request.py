@@ -14,8 +14,6 @@ ENDPOINTS = (CHAT, COMPLETIONS)
 EXCERPT_BYTES = 200
 TOKEN_BYTES = 4
 
-_BATCH_LINE_KEYS = ("body", "url", "method")
-
 
 @dataclass(frozen=True, slots=True)
 class Prompt:
@@ -33,11 +31,12 @@ class Prompt:
         return len(self.tokens) // TOKEN_BYTES
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Request:
-    """A row that can be sent to an engine.
+    """A row that can be sent to an engine; nobody changes one.
 
-    Formats: the lines of OpenAI's batch input files, and bare bodies of its two endpoints.
+    Formats: the lines of OpenAI's batch input files, and bare bodies of its two endpoints. To make a frozen one would
+    take as long as everything else that is done to read a row.
     """
 
     index: int
@@ -121,7 +120,7 @@ def _custom_id(value: dict[str, Any], generated: str) -> str:
 
 
 def _body(value: dict[str, Any]) -> tuple[str, dict[str, Any]]:
-    if not any(key in value for key in _BATCH_LINE_KEYS):
+    if "body" not in value and "url" not in value and "method" not in value:
         body = {key: v for key, v in value.items() if key != "custom_id"}
         return _endpoint_for(body, "the row"), body
     if (method := value.get("method") or "POST") != "POST":

@@ -10,6 +10,7 @@ from xbatch import storage
 from xbatch.job.spec import JobSpec
 from xbatch.schema.lines import RequestLine, ResponseLine
 from xbatch.schema.standing import Report, Status
+from xbatch.schema.validation import ValidationLine
 
 MODELS: dict[str, type[BaseModel]] = {
     "job": JobSpec,
@@ -17,6 +18,7 @@ MODELS: dict[str, type[BaseModel]] = {
     "response": ResponseLine,
     "status": Status,
     "report": Report,
+    "validate": ValidationLine,
 }
 """What is described, by the name of its schema."""
 

@@ -1,8 +1,7 @@
 """Lines of a stream of bytes."""
 
 from collections.abc import Iterator
-from dataclasses import dataclass
-from typing import BinaryIO
+from typing import BinaryIO, NamedTuple
 
 from xbatch import storage
 from xbatch.rows.request import EXCERPT_BYTES
@@ -11,8 +10,7 @@ BOM = b"\xef\xbb\xbf"
 _LINE_END_BYTES = len(b"\r\n")
 
 
-@dataclass(frozen=True, slots=True)
-class Line:
+class Line(NamedTuple):
     """One line."""
 
     offset: int
@@ -43,9 +41,10 @@ class Lines:
 
     def __iter__(self) -> Iterator[Line]:
         """The lines from here on."""
-        while data := self._stream.readline(self._max_bytes + _LINE_END_BYTES + 1):
+        readline, most = self._stream.readline, self._max_bytes + _LINE_END_BYTES + 1
+        while data := readline(most):
             offset, number, num_bytes = self.offset, self._number, len(data)
-            too_long = len(data.rstrip(b"\r\n")) > self._max_bytes
+            too_long = num_bytes > self._max_bytes and len(data.rstrip(b"\r\n")) > self._max_bytes
             if too_long:
                 num_bytes += 0 if data.endswith(b"\n") else self._skip_line()
                 data = data[: EXCERPT_BYTES + 1]

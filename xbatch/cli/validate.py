@@ -1,0 +1,105 @@
+"""`xbatch validate`: everything that is wrong with the inputs, without a GPU."""
+
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from xbatch.cli.run import options_of_run
+from xbatch.cli.words import fields_of, vllm_names
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from xbatch.cli.terminal import Terminal
+    from xbatch.job.spec import JobSpec
+
+_OF_RUN = {
+    *("prompt", "system", "messages", "model", "served_model_name", "lora_modules", "trust_remote_code", "engine_arg"),
+    *("max_failures", "max_line_bytes", "storage_options", "storage_timeout", "quiet", "engine"),
+}
+
+
+@options_of_run(lambda name: name in _OF_RUN | vllm_names())
+@click.command()
+@click.argument("inputs", nargs=-1, required=True, metavar="INPUT...")
+@click.option("--tokens", is_flag=True, help="Judge bodies as vLLM does, and count tokens; no engine is started.")
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object a problem, then one with the totals.")
+@click.option(
+    "--max-problems",
+    type=click.IntRange(0),
+    default=1000,
+    show_default=True,
+    metavar="N",
+    help="So many are shown, all are counted; 0 shows all.",
+)
+def validate(*, tokens: bool, as_json: bool, max_problems: int, **options: Any) -> None:
+    """Tell everything that is wrong with the inputs, line by line, without answering them.
+
+    INPUT is what `xbatch run` takes, a job file too. Problems go to standard output as `FILE:LINE: CODE: MESSAGE`,
+    totals to standard error. Nothing is written. Without --tokens only what is evident about a body is told, fast;
+    with it all that vLLM's server would say, for which vLLM must be installed and the model's files be here.
+
+    \b
+    Exit codes:
+      0   every row can be sent   1   some can't   2   the inputs can't be used
+    """  # noqa: D301 - click takes the control character for a paragraph to be kept
+    import signal
+
+    from xbatch.cli.ending import to_exit
+    from xbatch.cli.terminal import Terminal
+    from xbatch.errors import UsageError
+    from xbatch.job.loading import load_job
+
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    terminal, quiet = Terminal(), options.pop("quiet")
+    try:
+        spec = load_job(fields_of(options))
+    except UsageError as e:
+        terminal.leave(e.exit_code, str(e))
+    try:
+        ended = to_exit(
+            lambda scratch: _validate(
+                spec, scratch, terminal, tokens=tokens, quiet=quiet, as_json=as_json, most=max_problems
+            )
+        )
+    except KeyboardInterrupt:
+        ended = 75, "stopped before every row was looked at"
+    terminal.leave(*ended)
+
+
+def _validate(
+    spec: "JobSpec", scratch: "Path", terminal: "Terminal", *, tokens: bool, quiet: bool, as_json: bool, most: int
+) -> int:
+    from rich.console import Console
+
+    from xbatch.assemble.validating import Validation
+    from xbatch.errors import ExitCode, UsageError
+    from xbatch.report.validation import Looking, Printer, show_totals
+
+    console, looking = Console(file=terminal.err, highlight=False), Looking(terminal.err)
+
+    def tell(text: str) -> None:
+        if not quiet:
+            looking.clear()
+            console.print(text, markup=False, soft_wrap=True)
+
+    def tick() -> None:
+        if not quiet:
+            looking.show(validation.survey.index.rows, validation.survey.failed)
+
+    validation = Validation(spec, scratch, tell, tick, terminal.divert, tokens=tokens)
+    printer = Printer(terminal.out, looking, as_json=as_json, most=most)
+    try:
+        for problem in validation.problems():
+            printer.show(problem)
+        totals = validation.totals()
+    finally:
+        validation.close()
+        looking.clear()
+    printer.end(totals)
+    if not quiet:
+        show_totals(console, totals, printer.hidden)
+    if validation.refused:
+        raise UsageError("\n".join(validation.refused))
+    too_many = totals["failed"] > spec.allowed_failures(totals["rows"])
+    return ExitCode.TOO_MANY_FAILURES if too_many else ExitCode.COMPLETE
