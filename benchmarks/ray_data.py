@@ -24,6 +24,7 @@ STAGE_CPUS = 8
 
 def main(rows: str, answers: str, model: str, settings: str) -> None:
     """Read, answer and write."""
+    os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
     given = json.loads(settings)
     on_gpu = Path("/dev/nvidia0").exists()
     cpus = max(STAGE_CPUS, os.cpu_count() or 1)
