@@ -18,9 +18,10 @@ READY := .venv/.ready-$(ENGINE)
 SERVERS := .venv/.servers
 AZURITE := 3.35.0
 CLIENTS := $(patsubst tests/clients/%.txt,.venv/clients/%/.ready,$(wildcard tests/clients/*.txt))
-# BENCH="unique mixed" chooses what `make bench` runs, MINUTES=60 gives it more time than its 24.
+# BENCH="unique mixed" chooses what `make bench` runs; more MINUTES are for more rounds, up to ROUNDS.
 BENCH ?=
 MINUTES ?= 24
+ROUNDS ?= 3
 RAY := .venv/bench-ray/.ready
 # Kept when its recipe is interrupted: it tells which engine a half-made .venv is for.
 .PRECIOUS: $(READY)
@@ -67,7 +68,7 @@ format: $(READY)
 	$(BIN)/ruff check --fix .
 
 bench: $(READY) $(if $(filter ray,$(BENCH)),$(RAY))
-	@$(BIN)/python -m benchmarks.peers --minutes $(MINUTES) $(BENCH)
+	@$(BIN)/python -m benchmarks.peers --minutes $(MINUTES) --rounds $(ROUNDS) $(BENCH)
 
 # Stores and a browser that tests need and that are no Python packages. A test whose server is missing is skipped.
 servers: $(READY)

@@ -21,6 +21,8 @@ import sys
 import tempfile
 import threading
 import time
+from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from statistics import mean
@@ -29,8 +31,7 @@ from typing import Any
 import psutil
 
 TURN = "<|im_start|>user\n{}<|im_end|>\n<|im_start|>assistant\n"
-READY = b"init engine ("
-"""What vLLM logs when its engine can answer."""
+READY = b"init engine ("  # what vLLM logs then
 COMMON = {"max_position_embeddings": 8192, "rms_norm_eps": 1e-6, "hidden_act": "silu", "torch_dtype": "bfloat16"}
 COMMON |= {"bos_token_id": None, "eos_token_id": 2, "pad_token_id": 0, "attention_bias": False}
 QWEN = COMMON | {"architectures": ["Qwen3ForCausalLM"], "model_type": "qwen3", "rope_theta": 1e6}
@@ -44,7 +45,7 @@ MODELS = {
     "8b": LLAMA | dict(zip(SIZES, (4096, 14336, 32, 32, 8, 128, False), strict=True)),
     "small": QWEN | dict(zip(SIZES, (128, 384, 2, 4, 2, 32, True), strict=True)),
 }
-LIMITS = {"gpu": ("1024", "16384"), "cpu": ("512", "8192")}
+TUNED = {"gpu": (1024, 16384), "cpu": (512, 8192)}
 BLOCK_TOKENS = {"gpu": 16, "cpu": 128}
 """vLLM's own choice."""
 
@@ -78,11 +79,11 @@ class Words:
         return "".join(self._chance.choices(self._words, k=tokens))
 
     def plain(
-        self, name: str, count: int, in_tokens: tuple[int, int], out_tokens: tuple[int, int], last: tuple[int, ...] = ()
+        self, name: str, count: int, in_tokens: tuple[int, int], out_tokens: tuple[int, int], last: Sequence[int] = ()
     ) -> Workload:
         """Unique rows; those at the end have answers of the lengths in `last`."""
         lengths = [self._chance.randint(*in_tokens) for _ in range(max(24, round(count * self._scale)))]
-        outs = [self._chance.randint(*out_tokens) for _ in lengths][len(last) :] + list(last)
+        outs = [*(self._chance.randint(*out_tokens) for _ in lengths[len(last) :]), *last]
         rows = [(self.text(length), out) for length, out in zip(lengths, outs, strict=True)]
         return Workload(name, rows, sum(lengths) + len(rows) * self._around)
 
@@ -99,8 +100,7 @@ def workloads(words: Words, small: bool) -> list[Workload]:  # noqa: FBT001
     """The most telling first."""
     blocks, document = (24, 400) if small else (8192, 2000)
     some, pair = ("xbatch", "tuned", "generate"), ("xbatch", "tuned")
-    long_in, long_out = ((300, 300), (64, 64)) if small else ((2000, 2000), (512, 512))
-    last = (300 if small else 4000,) * 4
+    long_in, long_out, last = ((300, 300), (64, 64), [300] * 4) if small else ((2000, 2000), (512, 512), [4000] * 4)
     return [
         words.plain("short", 20_000, (64, 64), (16, 16)),
         words.shared(2, blocks, document, 1600, some),
@@ -145,7 +145,7 @@ def settings(work: Workload, small: bool) -> dict[str, Any]:  # noqa: FBT001
     return made | ({"num_gpu_blocks_override": work.blocks} if work.blocks else {})
 
 
-def command(peer: str, model: Path, rows: Path, answers: Path, given: dict[str, Any], limits: tuple[str, str]) -> Any:
+def command(peer: str, model: Path, rows: Path, answers: Path, given: dict[str, Any], limits: tuple[int, int]) -> Any:
     """The command line with which a peer answers a file."""
     if peer == "xbatch":
         words = [sys.executable, "-m", "xbatch", "run", str(rows), "-o", str(answers), "--served-model-name", "m"]
@@ -154,10 +154,10 @@ def command(peer: str, model: Path, rows: Path, answers: Path, given: dict[str, 
         return [sys.executable, __file__, "--generate", str(rows), str(answers), str(model), json.dumps(given)]
     words = [sys.executable, "-m", "vllm.entrypoints.openai.run_batch", "-i", str(rows), "-o", str(answers)]
     words += ["--model", str(model), "--served-model-name", "m"]
-    for name, value in given.items():
-        words += [f"--{name.replace('_', '-')}", *([] if value is True else [str(value)])]
-    tuned = ["--max-num-seqs", limits[0], "--max-num-batched-tokens", limits[1]]
-    return words + (tuned if peer == "tuned" else [])
+    if peer == "tuned":
+        given = given | {"max_num_seqs": limits[0], "max_num_batched_tokens": limits[1]}
+    flags = [f"--{name.replace('_', '-')}" + ("" if value is True else f"={value}") for name, value in given.items()]
+    return words + flags
 
 
 def generate(rows: str, answers: str, model: str, given: str) -> None:
@@ -186,22 +186,18 @@ class Watch:
         """Look until the command ends."""
         main = psutil.Process(self.process.pid)
         while self.process.poll() is None:
-            try:
+            with suppress(psutil.Error):
                 for each in [main, *main.children(recursive=True)]:
                     self._look(each)
-            except psutil.Error:
-                pass
             if self.ready_s is None and any(READY in log.read_bytes() for log in self.logs if log.exists()):
                 self.ready_s, self.own_s = time.monotonic(), self.own_cpu_s()
             time.sleep(0.25)
 
     def _look(self, process: psutil.Process) -> None:
-        try:
+        with suppress(psutil.Error):
             if title := process.cmdline():
                 used = process.cpu_times()
                 self._seen[process.pid] = (title[0].startswith("VLLM::"), used.user + used.system)
-        except psutil.Error:
-            pass
 
     def own_cpu_s(self) -> float:
         """CPU time of all processes but vLLM's."""
@@ -276,11 +272,7 @@ def main() -> None:
     words.add_argument("--workloads", help="some of short, shared-2, mixed, long-short, short-long, shared-0.5, ...")
     words.add_argument("--peers", help="some of xbatch, tuned, shipped, generate")
     words.add_argument("--scale", type=float, default=1, help="share of the rows to run")
-    words.add_argument("--generate", nargs=4, help=argparse.SUPPRESS)
     given = words.parse_args()
-    if given.generate:
-        generate(*given.generate)
-        return
     ends_s = time.monotonic() + 60 * given.minutes
     os.environ |= {"HF_HUB_OFFLINE": "1", "VLLM_NO_USAGE_STATS": "1", "DO_NOT_TRACK": "1"}
     device, results, gpu = "cpu" if given.small else "gpu", [], []
@@ -297,7 +289,7 @@ def main() -> None:
                     continue
                 rows, answers = folder / f"{work.name}.jsonl", folder / f"{work.name}-{peer}.jsonl"
                 write(rows, work)
-                line = command(peer, model, rows, answers, settings(work, given.small), LIMITS[device])
+                line = command(peer, model, rows, answers, settings(work, given.small), TUNED[device])
                 found = measure(line, answers, work, gpu, left_s)
                 results.append({"workload": work.name, "peer": peer, **found})
                 print(json.dumps(results[-1]), flush=True)
@@ -305,4 +297,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    generate(*sys.argv[2:]) if sys.argv[1:2] == ["--generate"] else main()

@@ -35,6 +35,7 @@ def main(rows: str, answers: str, model: str, settings: str) -> None:
         concurrency=1,
         batch_size=given.get("max_num_seqs", 256) // BATCHES,
         max_concurrent_batches=BATCHES,
+        log_engine_metrics=False,  # they would want Ray Serve
         placement_group_config=None if on_gpu else {"bundles": [{"CPU": 1}]},
     )
     processor = build_processor(config, preprocess=asked, postprocess=answered)

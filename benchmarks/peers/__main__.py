@@ -1,6 +1,6 @@
 """Measures xbatch against its peers on the same engine, in turn, on this machine.
 
-    make bench                                  the usual set; BENCH="unique mixed" chooses, MINUTES=60 gives more time
+    make bench                             the usual set; BENCH="unique mixed" chooses, MINUTES=60 makes more rounds
     python -m benchmarks.peers [--minutes 24] [--rounds 3] [NAME ...]
 
 Each round runs every workload once. Another round of a workload begins only if there is time for it. After each round

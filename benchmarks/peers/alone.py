@@ -128,12 +128,12 @@ class Small:
 def starts(bench: Bench) -> list[Claim]:
     """The short runs of xbatch against those of the others, round by round."""
     made = []
-    for (peer, setting), theirs in bench.starts.items():
-        ours = bench.starts.get((OURS, setting), [])
+    for (peer, size), theirs in bench.starts.items():
+        ours = bench.starts.get((OURS, size), [])
         both = min(len(ours), len(theirs))
         if peer != OURS and both:
             numbers = [tuple(each.took_s for each in runs[:both]) for runs in (ours, theirs)]
-            made.append(Claim(f"start, {setting.size}", START, numbers[0], peer, numbers[1]))
+            made.append(Claim(f"start, {size}", START, numbers[0], peer, numbers[1]))
     return made
 
 

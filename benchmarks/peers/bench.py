@@ -25,7 +25,8 @@ class Bench:
     """Of the rows of every workload that are run; 1 for real numbers."""
     runs: list[dict[str, Any]] = field(default_factory=list)
     """Every run, as it goes into the results."""
-    starts: dict[tuple[str, Setting], list[Measured]] = field(default_factory=lambda: defaultdict(list))
+    starts: dict[tuple[str, str], list[Measured]] = field(default_factory=lambda: defaultdict(list))
+    """By peer and size of the model."""
 
     def scaled(self, count: int) -> int:
         """So many rows, or fewer in a trial."""
@@ -55,8 +56,8 @@ class Bench:
         return found
 
     def start(self, peer: str, setting: Setting, number: int) -> Measured:
-        """The peer's short run of a round: it is made once for all workloads with the same setting."""
-        starts = self.starts[peer, setting]
+        """The peer's short run of a round: it is made once for all workloads with the same model."""
+        starts = self.starts[peer, setting.size]
         if len(starts) <= number:
             file = rows.write(self.folder / "few.jsonl", rows.unique(FEW))
             starts.append(self.answer("start", peer, setting, file, FEW))

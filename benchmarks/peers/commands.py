@@ -78,8 +78,8 @@ def llm_generate(task: Task) -> list[str]:
 def ray_data(task: Task) -> list[str]:
     """A script around Ray Data LLM with one replica, in an environment of its own."""
     if not RAY_PYTHON.exists():
-        raise SystemExit("Ray's environment is missing: python benchmarks/ray_data.py --setup")
-    return [str(RAY_PYTHON), str(RAY), str(task.rows), str(task.answers), *_engine(task)]
+        raise SystemExit("Ray's environment is missing: make bench-ray")
+    return [str(RAY_PYTHON), "-P", str(RAY), str(task.rows), str(task.answers), *_engine(task)]
 
 
 def _offline(how: str, task: Task) -> list[str]:

@@ -35,7 +35,9 @@ def _ratios(claims: Sequence[Claim]) -> Figure:
         middle, low, high = median(claim.ratios), min(claim.ratios), max(claim.ratios)
         axes.errorbar(middle, height, xerr=[[middle - low], [high - middle]], fmt="o", color=OURS, capsize=3)
         axes.plot([claim.bar] * 2, [height - 0.35, height + 0.35], color=BAR, linewidth=2)
-        axes.annotate(f"{middle:.2f}", (high, height), (7, -4), textcoords="offset points", color=OURS)
+        axes.annotate(
+            f"{middle:.2f}", (max(high, claim.bar or 0), height), (7, -4), textcoords="offset points", color=OURS
+        )
     axes.axvline(1, color="black", linewidth=0.8, linestyle=":")
     axes.set_xscale("log", base=2)
     axes.xaxis.set_major_formatter("{x:g}")
