@@ -3,7 +3,7 @@
 .DEFAULT_GOAL := help
 .ONESHELL:
 .SUFFIXES:
-.PHONY: help setup servers clients demo test check lint format clean
+.PHONY: help setup servers clients demo test check lint format bench bench-ray clean
 
 SHELL := /bin/bash
 .SHELLFLAGS := -eu -o pipefail -c
@@ -18,6 +18,11 @@ READY := .venv/.ready-$(ENGINE)
 SERVERS := .venv/.servers
 AZURITE := 3.35.0
 CLIENTS := $(patsubst tests/clients/%.txt,.venv/clients/%/.ready,$(wildcard tests/clients/*.txt))
+# BENCH="unique mixed" chooses what `make bench` runs; more MINUTES are for more rounds, up to ROUNDS.
+BENCH ?=
+MINUTES ?= 24
+ROUNDS ?= 3
+RAY := .venv/bench-ray/.ready
 # Kept when its recipe is interrupted: it tells which engine a half-made .venv is for.
 .PRECIOUS: $(READY)
 
@@ -37,6 +42,7 @@ help:
 	make setup   only make .venv; ENGINE=cuda for NVIDIA GPUs, ENGINE=cpu (default) for CPUs
 	make servers install what `make test` could not: servers that tests run against, a browser
 	make clients only make the environments of the clients that `make test` tries on `xbatch serve`
+	make bench   measure xbatch against its peers, into benchmarks/results/, in 25 minutes; BENCH="unique ray" chooses
 	make clean   remove .venv and all that tools and the demo have made
 	END
 
@@ -60,6 +66,9 @@ lint: $(READY)
 format: $(READY)
 	@$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
+
+bench: $(READY) $(if $(filter ray,$(BENCH)),$(RAY))
+	@$(BIN)/python -m benchmarks.peers --minutes $(MINUTES) --rounds $(ROUNDS) $(BENCH)
 
 # Stores and a browser that tests need and that are no Python packages. A test whose server is missing is skipped.
 servers: $(READY)
@@ -125,6 +134,19 @@ $(CLIENTS): .venv/clients/%/.ready: tests/clients/%.txt | $(READY)
 	echo "Setting up .venv/clients/$*" >&2
 	$(BIN)/uv venv --quiet --clear --python $(BIN)/python $(@D)
 	$(BIN)/uv pip sync --quiet --python $(@D)/bin/python $<
+	touch $@
+
+# Ray, before xbatch's own environment, so that it runs the same vLLM.
+bench-ray: $(RAY)
+
+$(RAY): benchmarks/ray.txt | $(READY)
+	@$(PIP_SETTINGS)
+	if [ "$$links" ]; then export UV_FIND_LINKS=$${UV_FIND_LINKS:-$${links// /,}}; fi
+	echo "Setting up $(@D)" >&2
+	$(BIN)/uv venv --quiet --clear --python $(BIN)/python $(@D)
+	$(BIN)/uv pip sync --quiet --python $(@D)/bin/python $<
+	site='import sysconfig; print(sysconfig.get_path("purelib"))'
+	$(BIN)/python -c "$$site" >"$$($(@D)/bin/python -c "$$site")/engine.pth"
 	touch $@
 
 # vLLM's CPU build pins a build of torch that is not on PyPI: it comes from a wheelhouse if one is named and has it,

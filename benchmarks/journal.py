@@ -15,7 +15,7 @@ from xbatch import storage
 from xbatch.rows.outcome import Usage
 from xbatch.rows.shard import Shard
 from xbatch.sinks import OutputRow
-from xbatch.sinks.jsonl import JsonlSink
+from xbatch.sinks.opening import SinkOptions, open_sink
 from xbatch.state import wal
 from xbatch.state.journal import Journal
 from xbatch.state.layer import Layer
@@ -34,8 +34,12 @@ def main() -> None:
     parser.add_argument("--folder", type=Path)
     given = parser.parse_args()
     with tempfile.TemporaryDirectory(dir=given.folder) as folder:
-        append(Path(folder), min(given.rows, 100_000), given.line_bytes)
-        keep_and_merge(Path(folder), given.rows, given.line_bytes)
+        log_us = append(Path(folder), min(given.rows, 100_000), given.line_bytes)
+        found = keep_and_merge(Path(folder), given.rows, given.line_bytes)
+    print(f"write-ahead log: {log_us:.1f} µs an append of {given.line_bytes} bytes")
+    print(f"journal: {found['kept']:,.0f} rows/s kept, {SEGMENTS_A_SHARD} segments a shard")
+    print(f"merge: {found['merged']:,.0f} rows/s")
+    print(f"merge and publish: {found['published']:,.0f} rows/s, {found['published_mb']:,.0f} MB/s")
 
 
 def records(shard: Shard, line_bytes: int) -> list[Record]:
@@ -47,19 +51,18 @@ def records(shard: Shard, line_bytes: int) -> list[Record]:
     return made[1::2] + made[::2]
 
 
-def append(folder: Path, rows: int, line_bytes: int) -> None:
-    """Measure the log alone."""
+def append(folder: Path, rows: int, line_bytes: int) -> float:
+    """Microseconds of one append to the log alone."""
     made = records(Shard(0, 0, 0, 1, 0, rows, 0), line_bytes)
     fd = wal.create(folder / "alone.wal", {"job": "j", "shard": "s"})
     began = time.perf_counter()
     for record in made:
         wal.write(fd, record)
-    spent = time.perf_counter() - began
-    print(f"write-ahead log: {spent / rows * 1e6:.1f} µs an append of {line_bytes} bytes")
+    return (time.perf_counter() - began) / rows * 1e6
 
 
-def keep_and_merge(folder: Path, rows: int, line_bytes: int) -> None:
-    """Measure the journal, and the way from its segments to the output."""
+def keep_and_merge(folder: Path, rows: int, line_bytes: int) -> dict[str, float]:
+    """Rows a second of the journal, and of the way from its segments to the output."""
     shards = [
         Shard(i, 0, 0, 1, first, min(SHARD_ROWS, rows - first), 0) for i, first in enumerate(range(0, rows, SHARD_ROWS))
     ]
@@ -77,7 +80,7 @@ def keep_and_merge(folder: Path, rows: int, line_bytes: int) -> None:
         began = time.perf_counter()
         journal.close()
         spent += time.perf_counter() - began
-    print(f"journal: {rows / spent:,.0f} rows/s kept, {SEGMENTS_A_SHARD} segments a shard")
+    found = {"kept": rows / spent}
 
     def reopened(*_: object) -> Journal:
         journal = Journal(layer)
@@ -88,14 +91,13 @@ def keep_and_merge(folder: Path, rows: int, line_bytes: int) -> None:
     passes = Passes(shards, reopened)
     began = time.perf_counter()
     merged = sum(1 for shard in shards for _ in passes.rows(shard))
-    spent = time.perf_counter() - began
-    print(f"merge: {merged / spent:,.0f} rows/s")
-    sink = JsonlSink([folder / "out.jsonl"], None, folder / "spool")
+    found["merged"] = merged / (time.perf_counter() - began)
+    sink = open_sink([str(folder / "out.jsonl")], None, folder / "spool", SinkOptions())
     began = time.perf_counter()
     sink.publish(OutputRow(0, True, row.line) for shard in shards for row in passes.rows(shard))
     spent = time.perf_counter() - began
     size = (folder / "out.jsonl").stat().st_size
-    print(f"merge and publish: {rows / spent:,.0f} rows/s, {size / spent / 1e6:,.0f} MB/s")
+    return found | {"published": rows / spent, "published_mb": size / spent / 1e6}
 
 
 if __name__ == "__main__":

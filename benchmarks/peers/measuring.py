@@ -1,0 +1,98 @@
+"""Running one command, and what it took: time, CPU time by process, peak memory."""
+
+import os
+import subprocess
+import threading
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import psutil
+
+OWN_S = 0.02
+"""Between two looks at the command's own process, whose last moments count."""
+TREE_S = 0.25
+"""Between two looks at all its processes, which costs more."""
+QUIET = {"HF_HUB_OFFLINE": "1", "VLLM_NO_USAGE_STATS": "1", "DO_NOT_TRACK": "1"}
+_TICKS_S = os.sysconf("SC_CLK_TCK")
+
+
+@dataclass(frozen=True, slots=True)
+class Measured:
+    """One command's run.
+
+    Own is every process of it that is not one of vLLM's: those call themselves `VLLM::EngineCore` and so on. A process
+    that has ended keeps what it had when it was last seen.
+    """
+
+    took_s: float
+    own_cpu_s: float
+    engine_cpu_s: float
+    own_peak_bytes: int
+    """The sum of each process's peak of resident memory."""
+    tree_peak_bytes: int
+
+
+@dataclass(slots=True)
+class _Seen:
+    is_engine: bool = False
+    cpu_s: float = 0.0
+    peak_bytes: int = 0
+
+
+def measure(command: Sequence[str], log: Path) -> Measured:
+    """Run a command to its end. Raises SystemExit with the end of its log if it fails."""
+    began_s = time.monotonic()
+    with log.open("wb") as stream:
+        process = subprocess.Popen(command, stdout=stream, stderr=stream, env=os.environ | QUIET)
+        seen: dict[int, _Seen] = {}
+        watcher = threading.Thread(target=_watch, args=(process, seen), daemon=True)
+        watcher.start()
+        if process.wait() != 0:
+            raise SystemExit(f"{' '.join(command)} failed:\n{log.read_text(errors='replace')[-3000:]}")
+    took_s = time.monotonic() - began_s
+    watcher.join()
+    engine = [each for each in seen.values() if each.is_engine]
+    own = [each for each in seen.values() if not each.is_engine]
+    own_peak = sum(each.peak_bytes for each in own)
+    return Measured(
+        took_s,
+        sum(each.cpu_s for each in own),
+        sum(each.cpu_s for each in engine),
+        own_peak,
+        own_peak + sum(each.peak_bytes for each in engine),
+    )
+
+
+def _watch(process: "subprocess.Popen[bytes]", seen: dict[int, _Seen]) -> None:
+    main = psutil.Process(process.pid)
+    due_s = 0.0
+    while process.poll() is None:
+        _look(process.pid, seen)
+        if time.monotonic() >= due_s:
+            try:
+                children = [child.pid for child in main.children(recursive=True)]
+            except psutil.Error:
+                children = []
+            for pid in children:
+                _look(pid, seen)
+            due_s = time.monotonic() + TREE_S
+        time.sleep(OWN_S)
+
+
+def _look(pid: int, seen: dict[int, _Seen]) -> None:
+    """Take down what one process has used so far; one that has ended stays as it was."""
+    place = Path(f"/proc/{pid}")
+    try:
+        title = (place / "cmdline").read_bytes()
+        ticks = (place / "stat").read_text(encoding="utf-8").rpartition(")")[2].split()[11:13]
+        status = (place / "status").read_text(encoding="utf-8").partition("VmHWM:")[2].split(maxsplit=1)
+    except (OSError, ValueError):
+        return
+    if title and status:  # else it has ended and only waits to be asked how
+        each = seen.setdefault(pid, _Seen())
+        each.is_engine = title.startswith(b"VLLM::")
+        each.cpu_s = sum(map(int, ticks)) / _TICKS_S
+        # Of the process's own making: the peak of `getrusage` would begin with that of the parent.
+        each.peak_bytes = 1024 * int(status[0])
