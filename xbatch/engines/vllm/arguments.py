@@ -7,12 +7,8 @@ from typing import Any, NoReturn
 
 from vllm.utils.argparse_utils import FlexibleArgumentParser
 
+from xbatch.engines.vllm.versions import make_arg_parser, validate_parsed_serve_args
 from xbatch.errors import UsageError
-
-try:
-    from vllm.entrypoints.launchers.cli_args import make_arg_parser, validate_parsed_serve_args
-except ImportError:  # vLLM 0.23
-    from vllm.entrypoints.openai.cli_args import make_arg_parser, validate_parsed_serve_args
 
 _TRUE, _FALSE = ("true", "1", "yes", "on"), ("false", "0", "no", "off")
 

@@ -14,11 +14,7 @@ from vllm.renderers.hf import resolve_chat_template
 from vllm.tokenizers import cached_tokenizer_from_config
 
 from xbatch.engines import ModelCard
-
-try:
-    from vllm.renderers.chat_utils import load_chat_template
-except ImportError:  # vLLM 0.23
-    from vllm.entrypoints.chat_utils import load_chat_template
+from xbatch.engines.vllm.versions import load_chat_template
 
 
 def make_card(args: Namespace, config: Any) -> ModelCard:

@@ -29,17 +29,13 @@ from xbatch.engines.vllm.card import make_card
 from xbatch.engines.vllm.line import EngineLine
 from xbatch.engines.vllm.lookup import check_model
 from xbatch.engines.vllm.settings import Choice, Machine, choose
+from xbatch.engines.vllm.versions import init_app_state
 from xbatch.errors import EngineError, UsageError
 from xbatch.rows.outcome import Completion, Failure, Outcome, Usage
 from xbatch.rows.request import Prompt, Request
 
 if TYPE_CHECKING:
     from xbatch.engines.vllm.direct import ShortWay
-
-try:
-    from vllm.entrypoints.launchers.api_server.app_state import init_app_state
-except ImportError:  # vLLM 0.23
-    from vllm.entrypoints.openai.api_server import init_app_state
 
 
 class VllmEngine:

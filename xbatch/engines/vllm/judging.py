@@ -18,15 +18,11 @@ from xbatch.engines.judging import Rendered, Verdict
 from xbatch.engines.vllm import arguments, refusals
 from xbatch.engines.vllm.bodies import typed_body
 from xbatch.engines.vllm.lookup import check_model
+from xbatch.engines.vllm.versions import init_render_app_state
 from xbatch.errors import UsageError
 from xbatch.rows.outcome import Failure
 from xbatch.rows.problem import Refusal
 from xbatch.rows.request import CHAT, Request
-
-try:
-    from vllm.entrypoints.launchers.render.app_state import init_render_app_state
-except ImportError:  # vLLM 0.23
-    from vllm.entrypoints.openai.api_server import init_render_app_state
 
 _NOT_FOUND = 404
 

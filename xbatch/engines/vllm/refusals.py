@@ -8,14 +8,8 @@ import msgspec
 from fastapi.exceptions import RequestValidationError
 from pydantic import ValidationError
 
+from xbatch.engines.vllm.versions import create_error_response, validation_exception_handler
 from xbatch.rows.outcome import Failure
-
-try:
-    from vllm.entrypoints.serve.exception_handling.error_response import create_error_response
-    from vllm.entrypoints.serve.exception_handling.handlers.validation import validation_exception_handler
-except ImportError:  # vLLM 0.23
-    from vllm.entrypoints.serve.utils.error_response import create_error_response
-    from vllm.entrypoints.serve.utils.server_utils import validation_exception_handler
 
 _ANOTHER_TIME = (HTTPStatus.REQUEST_TIMEOUT, HTTPStatus.TOO_MANY_REQUESTS)
 _SERVER = SimpleNamespace(app=SimpleNamespace(state=SimpleNamespace(args=SimpleNamespace(log_error_stack=False))))

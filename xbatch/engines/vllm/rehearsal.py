@@ -13,13 +13,9 @@ from vllm.v1.engine.exceptions import EngineDeadError
 from vllm.v1.engine.input_processor import InputProcessor
 
 from xbatch.engines.vllm.bodies import typed_body
+from xbatch.engines.vllm.versions import init_app_state
 from xbatch.rows.outcome import Failure
 from xbatch.rows.request import CHAT, Request
-
-try:
-    from vllm.entrypoints.launchers.api_server.app_state import init_app_state
-except ImportError:  # vLLM 0.23
-    from vllm.entrypoints.openai.api_server import init_app_state
 
 
 @dataclass(frozen=True, slots=True)

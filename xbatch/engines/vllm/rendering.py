@@ -11,11 +11,7 @@ from vllm.renderers.hf import (
 )
 
 from xbatch.engines.vllm.rehearsal import Rendering
-
-try:
-    from vllm.renderers.chat_utils import parse_chat_messages
-except ImportError:  # vLLM 0.23
-    from vllm.entrypoints.chat_utils import parse_chat_messages
+from xbatch.engines.vllm.versions import parse_chat_messages
 
 
 class BatchRenderer:
