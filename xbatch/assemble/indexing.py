@@ -11,6 +11,7 @@ from xbatch.planning.index_pass import IndexPass
 from xbatch.planning.repeats import LinePlace
 from xbatch.rows.request import parse
 from xbatch.rows.row import Row
+from xbatch.rows.sizes import Expectation
 from xbatch.rows.template import RequestTemplate
 from xbatch.sources import Source
 from xbatch.state.folder import Plan
@@ -33,6 +34,10 @@ class Indexing:
         template = RequestTemplate(spec.request) if spec.request else None
         self.parse = functools.partial(parse, template=template)
         """From a row of the job to its request."""
+
+    def expect(self) -> Expectation | None:
+        """What the rows need that were looked at up to now."""
+        return self.index.sizes.expect()
 
     def use(self, plan: Plan) -> bool:
         """Take the index from a plan; False if inputs have come since, so that it must be made anew."""

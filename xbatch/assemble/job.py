@@ -72,7 +72,7 @@ class Job:
         self._indexing = Indexing(spec, sources)
         self.course = Course(lambda: self._indexing.index.rows)
         self._continuing = Continuing(spec, self.state, files)
-        own = EngineStarter(spec, self.state.path, self.state.engine_log, before_engine, tell)
+        own = EngineStarter(spec, self.state.path, self.state.engine_log, before_engine, tell, self._indexing.expect)
         self._starter: Starter = starter or own
         self._keeps_engine = starter is not None
         self._spool = self.state.spool / secrets.token_hex(4)

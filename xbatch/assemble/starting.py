@@ -12,6 +12,7 @@ from xbatch.job.spec import JobSpec
 
 if TYPE_CHECKING:
     from xbatch.engines import Engine
+    from xbatch.rows.sizes import Expectation
 
 START_TRIES = 3
 """An engine that has died may need a moment until its memory is free again."""
@@ -48,11 +49,18 @@ class EngineStarter:
     """Makes, starts and ends the engine of a job.
 
     `folder` is the job's on this machine, by which the processes of its engine are known; `log` is where it may write,
-    and `before` is called with it before anything that writes to it is imported.
+    and `before` is called with it before anything that writes to it is imported. `expect` tells what the rows need, as
+    far as they were looked at.
     """
 
     def __init__(
-        self, spec: JobSpec, folder: Path, log: Path, before: Callable[[Path], None], tell: Callable[[str], None]
+        self,
+        spec: JobSpec,
+        folder: Path,
+        log: Path,
+        before: Callable[[Path], None],
+        tell: Callable[[str], None],
+        expect: "Callable[[], Expectation | None]" = lambda: None,
     ) -> None:
         self.engine: Engine | None = None
         self._model = ""
@@ -61,6 +69,7 @@ class EngineStarter:
         self._log = log
         self._before = before
         self._tell = tell
+        self._expect = expect
 
     async def start(self, model: str) -> None:
         """Load a model.
@@ -104,7 +113,7 @@ class EngineStarter:
         self._before(self._log)
         names = [model, *self._spec.served_model_name]
         settings, adapters = self._spec.engine_args, self._spec.lora_modules
-        return build_vllm(model_place(model), names, adapters, settings, self._owner)
+        return build_vllm(model_place(model), names, adapters, settings, self._owner, self._expect())
 
     def close(self) -> None:
         """End the engine's processes, if there are any."""

@@ -10,14 +10,21 @@ from xbatch.engines import Engine
 from xbatch.engines.fake import FakeEngine, FakeJudge
 from xbatch.engines.judging import Judge
 from xbatch.errors import UsageError
+from xbatch.rows.sizes import Expectation
 
 
 def build_vllm(
-    model: str, names: list[str], lora_modules: Mapping[str, str], settings: Mapping[str, str], owner: str
+    model: str,
+    names: list[str],
+    lora_modules: Mapping[str, str],
+    settings: Mapping[str, str],
+    owner: str,
+    expected: Expectation | None = None,
 ) -> Engine:
     """Build vLLM for a model that is called by `names`; `settings` are the arguments of `vllm serve` by name.
 
-    `owner` names the job: what an earlier engine of the same owner has left running is ended first.
+    `owner` names the job: what an earlier engine of the same owner has left running is ended first. `expected` is what
+    its rows need.
 
     Raises UsageError if vLLM is not installed.
     """
@@ -27,7 +34,7 @@ def build_vllm(
     given: dict[str, Any] = dict(settings)
     if lora_modules:
         given |= {"enable_lora": "true", "lora_modules": [f"{n}={p}" for n, p in lora_modules.items()]}
-    return VllmEngine(model, names, given, owner)
+    return VllmEngine(model, names, given, owner, expected)
 
 
 def build_judge(

@@ -10,6 +10,7 @@ from xbatch.planning.shards import SHARD_ROWS, ShardCutter
 from xbatch.rows.request import ParsedRow, Rejected, parse
 from xbatch.rows.row import Row
 from xbatch.rows.shard import Shard
+from xbatch.rows.sizes import RowSizes
 
 MAX_NAMED_MODELS = 1000
 """More names than this in one job are a mistake; the rest is not remembered."""
@@ -37,6 +38,8 @@ class Index:
     """Names in the rows that can be sent; None stands for rows that name no model."""
     seeded: int = 0
     """Rows that bring a seed of their own."""
+    sizes: RowSizes = field(default_factory=RowSizes)
+    """Of the rows that can be sent."""
 
     def take(self, parsed: ParsedRow, place: str) -> None:
         """Count one row."""
@@ -44,6 +47,7 @@ class Index:
         if isinstance(parsed, Rejected):
             self.reject(parsed)
             return
+        self.sizes.take(parsed)
         self.seeded += parsed.body.get("seed") is not None
         name = parsed.model if isinstance(parsed.model, str) else None
         if known := self.models.get(name):
@@ -65,6 +69,7 @@ class Index:
             "first_rejected": self.first_rejected,
             "models": [{"name": name, **asdict(named)} for name, named in self.models.items()],
             "seeded": self.seeded,
+            "sizes": self.sizes.facts(),
         }
 
     @classmethod
@@ -79,6 +84,7 @@ class Index:
             facts["first_rejected"],
             models,
             facts["seeded"],
+            RowSizes.of(facts.get("sizes", {})),
         )
 
 

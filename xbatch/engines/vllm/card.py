@@ -33,7 +33,7 @@ def make_card(args: Namespace, config: Any) -> ModelCard:
     return ModelCard(
         abilities=tuple(abilities),
         context_tokens=model.max_model_len,
-        parameters=_count_parameters(Path(model.model)),
+        parameters=count_parameters(Path(model.model)),
         dtype=str(model.dtype).removeprefix("torch."),
         quantization=model.quantization,
         revision=model.revision,
@@ -54,7 +54,7 @@ def _variables(template: str) -> set[str]:
     return set()
 
 
-def _count_parameters(folder: Path) -> int | None:
+def count_parameters(folder: Path) -> int | None:
     """The numbers in a model's weights; None where they are no safetensors in a folder.
 
     Format: safetensors, whose header holds the shape of each tensor.

@@ -5,13 +5,10 @@ import gc
 import logging
 import os
 import threading
-from argparse import Namespace
 from collections.abc import AsyncGenerator, Mapping, Sequence
 from contextlib import aclosing
 from typing import TYPE_CHECKING, Any
 
-import torch
-from pydantic import ValidationError
 from starlette.datastructures import State
 from vllm.engine.arg_utils import AsyncEngineArgs
 from vllm.entrypoints.openai.chat_completion.protocol import ChatCompletionRequest
@@ -28,11 +25,14 @@ from xbatch.engines.vllm.bodies import typed_body
 from xbatch.engines.vllm.card import make_card
 from xbatch.engines.vllm.line import EngineLine
 from xbatch.engines.vllm.lookup import check_model
-from xbatch.engines.vllm.settings import Choice, Machine, choose
+from xbatch.engines.vllm.machine import look_at_cache, look_at_machine
+from xbatch.engines.vllm.refusals import first_line
+from xbatch.engines.vllm.settings import Choice, choose
 from xbatch.engines.vllm.versions import init_app_state
 from xbatch.errors import EngineError, UsageError
 from xbatch.rows.outcome import Completion, Failure, Outcome, Usage
 from xbatch.rows.request import Prompt, Request
+from xbatch.rows.sizes import Expectation
 
 if TYPE_CHECKING:
     from xbatch.engines.vllm.direct import ShortWay
@@ -43,16 +43,24 @@ class VllmEngine:
 
     `settings` are the arguments of `vllm serve` by name; what they leave open is chosen for throughput. `owner` is
     what only one living process can own, such as a job; processes of its engine that an earlier process has left
-    behind are ended at the start.
+    behind are ended at the start. `expected` is what the rows need.
     """
 
-    def __init__(self, model: str, served_names: list[str], settings: Mapping[str, Any], owner: str = "") -> None:
+    def __init__(
+        self,
+        model: str,
+        served_names: list[str],
+        settings: Mapping[str, Any],
+        owner: str = "",
+        expected: Expectation | None = None,
+    ) -> None:
         self.max_running = 1
         self._admission = Admission(1)
         self.description = ""
         self.card = ModelCard()
         self.cache = PrefixCache()
         self._model = model
+        self._expected = expected
         self._settings = {"model": model, "served_model_name": served_names, **settings}
         self._processes = process.EngineProcesses(owner)
         self._llm: AsyncLLM | None = None
@@ -70,13 +78,13 @@ class VllmEngine:
         self._args = arguments.parse(self._settings)
         check_model(self._model, self._args.revision)
         given = {name.replace("-", "_") for name in self._settings}
-        choices = choose(_look_at_machine(self._model, self._args), given)
+        choices = choose(look_at_machine(self._model, self._args), given, self._expected)
         self._args = arguments.parse(self._settings | {c.name: c.value for c in choices})
         self._args.disable_log_stats = True
         try:
             config = self._make_config()
         except (ValueError, TypeError, OSError) as e:
-            raise UsageError(f"vLLM does not take these settings: {_first_line(e)}") from e
+            raise UsageError(f"vLLM does not take these settings: {first_line(e)}") from e
         self.max_running = config.scheduler_config.max_num_seqs
         self._admission = Admission(self.max_running)
         self.description = _describe(choices, config)
@@ -95,11 +103,11 @@ class VllmEngine:
                 raise UsageError(f"{self._model} does not generate text; it does {', '.join(tasks)}")
             await init_app_state(self._llm, self._state, self._args, tasks)
             self._line = EngineLine(self._llm, self._admission)
-            self.cache = _look_at_cache(self._llm)
+            self.cache = look_at_cache(self._llm)
         except UsageError:
             raise
         except Exception as e:
-            raise EngineError(f"vLLM could not start: {_first_line(e)}") from e
+            raise EngineError(f"vLLM could not start: {first_line(e)}") from e
 
     def _launch(self) -> None:
         with self._processes.starting():
@@ -143,7 +151,7 @@ class VllmEngine:
             return ShortWay(self._args, self._make_config())
         except Exception as e:  # noqa: BLE001 - there is the long way, in which vLLM says itself what is wrong
             self._has_no_short_way = True
-            logging.getLogger(__name__).warning("no short way to vLLM's engine: %s", _first_line(e))
+            logging.getLogger(__name__).warning("no short way to vLLM's engine: %s", first_line(e))
             return None
 
     async def generate(self, request: Request) -> Outcome:
@@ -222,7 +230,7 @@ class VllmEngine:
         """Raise EngineError if the engine that was asked has died: what vLLM answers then is not about the request."""
         if isinstance(error, EngineDeadError) or llm is not self._llm or llm is None or llm.errored:
             # What vLLM says of a dead engine is the same whatever the reason; its log has it.
-            why = "" if error is None or isinstance(error, EngineDeadError) else f": {_first_line(error)}"
+            why = "" if error is None or isinstance(error, EngineDeadError) else f": {first_line(error)}"
             raise EngineError(f"vLLM's engine has died{why}") from error
 
     def kill(self) -> None:
@@ -245,21 +253,6 @@ def _is_cancelled() -> bool:
     return task is not None and task.cancelling() > 0
 
 
-def _look_at_machine(model: str, args: Namespace) -> Machine:
-    try:
-        config = AsyncEngineArgs.from_cli_args(args).create_model_config()
-    except (ValueError, TypeError, OSError) as e:
-        raise UsageError(f"the model {model!r} can't be used: {_first_line(e)}") from e
-    heads, size = config.get_total_num_kv_heads(), config.get_head_size()
-    layers = getattr(config.hf_text_config, "num_hidden_layers", 1)
-    kv_bytes = 2 * layers * heads * size * config.dtype.itemsize
-    adapters = len(args.lora_modules or ())
-    is_cpu = current_platform.is_cpu()
-    has_tiles = is_cpu and torch.cpu._is_amx_tile_supported()  # noqa: SLF001 - it has no public name
-    free = process.free_memory_bytes()
-    return Machine(is_cpu, free, config.max_model_len, kv_bytes, adapters, has_tiles=has_tiles)
-
-
 def _describe(choices: list[Choice], config: Any) -> str:
     scheduler = config.scheduler_config
     where = "CPU" if current_platform.is_cpu() else current_platform.get_device_name()
@@ -268,18 +261,6 @@ def _describe(choices: list[Choice], config: Any) -> str:
         "(vLLM's own for offline inference)"
     )
     return f"vLLM {VLLM_VERSION} on {where}: {chosen}"
-
-
-def _look_at_cache(llm: AsyncLLM) -> PrefixCache:
-    config = llm.vllm_config.cache_config
-    blocks = config.num_gpu_blocks or 0
-    return PrefixCache(blocks * config.block_size if config.enable_prefix_caching else 0, config.block_size)
-
-
-def _first_line(error: Exception) -> str:
-    text = error.errors()[0]["msg"] if isinstance(error, ValidationError) else str(error)
-    text = text.strip() or type(error).__name__
-    return text.splitlines()[0]
 
 
 os.environ.setdefault("VLLM_NO_USAGE_STATS", "1")

@@ -1,0 +1,71 @@
+"""How long the rows of a job are, told by a histogram of fixed size."""
+
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Self
+
+from xbatch.rows.request import Request
+
+BYTES_A_TOKEN = 4
+"""Of a row's text in JSON, roughly; more only makes the guess of what it needs smaller."""
+_DEFAULT_ANSWER = 256
+"""Tokens that an answer may be expected to have where its row sets no limit."""
+_LIMITS = ("max_completion_tokens", "max_tokens")
+
+
+@dataclass(frozen=True, slots=True)
+class Expectation:
+    """What a row needs."""
+
+    rows: int
+    """So many were looked at."""
+    typical_tokens: int
+    """Prompt and answer of a row in the middle."""
+    long_tokens: int
+    """Prompt and answer of a row that is longer than nine of ten."""
+
+
+@dataclass(slots=True)
+class RowSizes:
+    """A histogram of the tokens that rows need at most, by eighths of powers of two."""
+
+    counts: Counter[int] = field(default_factory=Counter)
+
+    def take(self, request: Request) -> None:
+        """Count one row."""
+        limit = next((given for name in _LIMITS if type(given := request.body.get(name)) is int), _DEFAULT_ANSWER)
+        self.counts[_bucket(request.num_bytes // BYTES_A_TOKEN + max(limit, 1))] += 1
+
+    def expect(self) -> Expectation | None:
+        """What is to be expected of a row; None before any was seen."""
+        rows = self.counts.total()
+        return Expectation(rows, self._quantile(rows // 2), self._quantile(rows * 9 // 10)) if rows else None
+
+    def facts(self) -> dict[str, int]:
+        """The histogram as JSON."""
+        return {str(bucket): count for bucket, count in sorted(self.counts.items())}
+
+    @classmethod
+    def of(cls, facts: Mapping[str, Any]) -> Self:
+        """The histogram that gave these facts."""
+        return cls(Counter({int(bucket): count for bucket, count in facts.items()}))
+
+    def _quantile(self, rank: int) -> int:
+        for bucket in sorted(self.counts):
+            rank -= self.counts[bucket]
+            if rank < 0:
+                break
+        return _upper(bucket)
+
+
+def _bucket(tokens: int) -> int:
+    """The number of the bucket: the highest bit, and the three below it."""
+    bits = max(tokens.bit_length() - 4, 0)
+    return bits << 4 | tokens >> bits
+
+
+def _upper(bucket: int) -> int:
+    """The most tokens of a bucket."""
+    bits, top = bucket >> 4, bucket & 15
+    return ((top + 1) << bits) - 1
