@@ -11,7 +11,6 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from xbatch.cli.terminal import Terminal
-    from xbatch.job.spec import JobSpec
 
 _OF_RUN = {
     *("prompt", "system", "messages", "model", "served_model_name", "lora_modules", "trust_remote_code", "engine_arg"),
@@ -45,21 +44,16 @@ def validate(*, tokens: bool, as_json: bool, max_problems: int, **options: Any) 
     """  # noqa: D301 - click takes the control character for a paragraph to be kept
     import signal
 
-    from xbatch.cli.ending import to_exit
     from xbatch.cli.terminal import Terminal
-    from xbatch.errors import UsageError
-    from xbatch.job.loading import load_job
 
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     terminal, quiet = Terminal(), options.pop("quiet")
     try:
-        spec = load_job(fields_of(options))
-    except UsageError as e:
-        terminal.leave(e.exit_code, str(e))
-    try:
+        from xbatch.cli.ending import to_exit
+
         ended = to_exit(
             lambda scratch: _validate(
-                spec, scratch, terminal, tokens=tokens, quiet=quiet, as_json=as_json, most=max_problems
+                fields_of(options), scratch, terminal, tokens=tokens, quiet=quiet, as_json=as_json, most=max_problems
             )
         )
     except KeyboardInterrupt:
@@ -68,14 +62,16 @@ def validate(*, tokens: bool, as_json: bool, max_problems: int, **options: Any) 
 
 
 def _validate(
-    spec: "JobSpec", scratch: "Path", terminal: "Terminal", *, tokens: bool, quiet: bool, as_json: bool, most: int
+    given: dict[str, Any], scratch: "Path", terminal: "Terminal", *, tokens: bool, quiet: bool, as_json: bool, most: int
 ) -> int:
     from rich.console import Console
 
     from xbatch.assemble.validating import Validation
     from xbatch.errors import ExitCode, UsageError
+    from xbatch.job.loading import load_job
     from xbatch.report.validation import Looking, Printer, show_totals
 
+    spec = load_job(given)
     console, looking = Console(file=terminal.err, highlight=False), Looking(terminal.err)
 
     def tell(text: str) -> None:
