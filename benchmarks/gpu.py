@@ -285,7 +285,7 @@ def main() -> None:
             if given.workloads and work.name not in given.workloads.split(","):
                 continue
             for peer in given.peers.split(",") if given.peers else work.peers:
-                if (left_s := ends_s - time.monotonic()) < 30:
+                if (left_s := ends_s - time.monotonic()) < 0.7 * max((each["whole_s"] for each in results), default=0):
                     continue
                 rows, answers = folder / f"{work.name}.jsonl", folder / f"{work.name}-{peer}.jsonl"
                 write(rows, work)
