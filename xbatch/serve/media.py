@@ -41,14 +41,12 @@ def _urls(body: Mapping[str, Any]) -> Iterator[str]:
 async def _trouble(url: str) -> str | None:
     if url[:5].lower() == "data:":
         return None
-    if _AMBIGUOUS.search(url):
-        return f"{url[:200]!r} is not a URL"
     try:
         parts = urlsplit(url)
         host, port = parts.hostname, parts.port
     except ValueError:
         return f"{url[:200]!r} is not a URL"
-    if parts.scheme.lower() not in _SCHEMES or not host:
+    if _AMBIGUOUS.search(url) or parts.scheme.lower() not in _SCHEMES or not host:
         return f"{url[:200]!r} is not fetched: media come as data:, http: or https: URLs"
     try:
         found = await asyncio.get_running_loop().getaddrinfo(host, port or 443, type=socket.SOCK_STREAM)
