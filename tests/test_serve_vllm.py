@@ -3,6 +3,8 @@
 import asyncio
 import json
 import random
+import subprocess
+import sys
 import time
 from collections import Counter
 from collections.abc import Iterator
@@ -13,7 +15,7 @@ import httpx
 import psutil
 import pytest
 from online import CHAT_PATH, COMPLETIONS_PATH, Online, online
-from serving import CONTEXT_TOKENS, SYSTEM, Body, batch_line
+from serving import CONTEXT_TOKENS, SYSTEM, Body, batch_line, environment
 
 from xbatch.demo import questions
 
@@ -124,6 +126,14 @@ def test_dialects_reach_the_model(demo_server: Online) -> None:
     assert chosen["choices"][0]["message"]["content"] in ("Yes", "No")
     thinking = demo_server.post(CHAT_PATH, ASKED | {"enable_thinking": False, "stream_interval": 1, "lora_name": None})
     assert thinking.json()["choices"][0]["message"]["content"] == ANSWER
+
+
+def test_media_are_not_redirected() -> None:
+    """vLLM itself hears of it, so that no public host leads to a private one."""
+    code = "import xbatch.serve.serving, vllm.envs as envs; print(envs.VLLM_MEDIA_URL_ALLOW_REDIRECTS)"
+    words = [sys.executable, "-c", code]
+    done = subprocess.run(words, env=environment(), capture_output=True, text=True, timeout=120, check=True)
+    assert done.stdout.split()[-1] == "False"
 
 
 def test_a_crowd(demo_server: Online) -> None:
