@@ -54,7 +54,7 @@ demo: $(READY)
 	$(BIN)/python jobs/show_answers.py jobs/questions.jsonl jobs/questions.responses.jsonl
 
 test: $(READY) $(SERVERS) $(CLIENTS)
-	@$(BIN)/python -m pytest --numprocesses 2 --dist loadgroup
+	@$(BIN)/python -m pytest --numprocesses 2
 
 check: lint test
 

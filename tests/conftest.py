@@ -10,6 +10,8 @@ import serving
 from online import Online, online
 from servers import MissingServer, Place, Servers, reached
 from serving import Body, Ended
+from xdist.remote import Producer
+from xdist.scheduler import LoadScopeScheduling
 
 # How long an example takes on a machine that others use too says nothing.
 hypothesis.settings.register_profile("any machine", deadline=None)
@@ -19,15 +21,33 @@ hypothesis.settings.load_profile("any machine")
 _WITH_ENGINES = ("vllm", "demo_answers", "doctor", "clients", "examples", "page_blocks", "serve_vllm", "serve_openapi")
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Run the files with real engines in one process and spread the others over those that are left.
+def group_of(nodeid: str) -> str:
+    """The tests of a group run in one process: all that have real engines, and else those of a file.
 
     Two engines at once would starve each other, and what engines leave behind could not be told apart.
     """
-    for item in items:
-        name = item.path.stem.removeprefix("test_")
-        group = "engines" if name.startswith(_WITH_ENGINES) else name
-        item.add_marker(pytest.mark.xdist_group(group))
+    name = nodeid.partition("::")[0].rpartition("/")[2].removeprefix("test_").removesuffix(".py")
+    return "engines" if name.startswith(_WITH_ENGINES) else name
+
+
+class Grouped(LoadScopeScheduling):
+    """Begins with the largest group: the engines' one, which takes the longest.
+
+    xdist's own `loadgroup` knows no groups any more since pytest 9.2.
+    """
+
+    def _split_scope(self, nodeid: str) -> str:
+        return group_of(nodeid)
+
+
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Producer) -> Grouped:
+    """Give each process whole groups."""
+    return Grouped(config, log)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Put the tests of the server that stays until the end behind those that start engines for a while."""
+    items.sort(key=lambda item: "demo_server" in getattr(item, "fixturenames", ()))
 
 
 @pytest.fixture(scope="session")
@@ -74,7 +94,7 @@ def mixed_job(tmp_path_factory: pytest.TempPathFactory) -> Mixed:
 
 
 @pytest.fixture(scope="session")
-def server_answers(mixed_job: Mixed, tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, tuple[int, Body]]]:
+def server_answers(mixed_job: Mixed, tmp_path_factory: pytest.TempPathFactory) -> dict[str, tuple[int, Body]]:
     """Status code and body that vLLM's own server answers to the same requests under the same settings."""
     words = [
         "--dtype",
@@ -90,7 +110,7 @@ def server_answers(mixed_job: Mixed, tmp_path_factory: pytest.TempPathFactory) -
     # On CPUs vLLM 0.32 lends the adapter of its last slot to rows that ask for none, so one slot is left empty here.
     words += ["--enable-lora", "--max-loras", "2", "--lora-modules", f"styled={mixed_job.lora}"]
     with serving.served(tmp_path_factory.mktemp("server") / "log", *words) as address:
-        yield serving.post_all(address, mixed_job.requests)
+        return serving.post_all(address, mixed_job.requests)
 
 
 @dataclass(frozen=True)

@@ -126,6 +126,12 @@ def test_good_chunks_pass_untouched() -> None:
         "http://2130706433/a.png",
         "http://0x7f.1/a.png",
         "http://0.0.0.0/",
+        "http://127.0.0.1\\@1.1.1.1/a.png",
+        "http://1.1.1.1/a.png\n",
+        "http://[64:ff9b::7f00:1]/a.png",
+        "http://[2002:7f00:1::]/a.png",
+        "http://[fec0::1]/a.png",
+        "http://224.0.0.1/a.png",
         "http:///a.png",
         "//example.com/a.png",
         "http://[bad/a.png",
@@ -197,6 +203,13 @@ def test_keys_come_from_words_and_files(tmp_path: Path) -> None:
         read_keys((), str(file))
     with pytest.raises(UsageError, match="can't be read"):
         read_keys((), str(tmp_path / "missing"))
+
+
+@pytest.mark.parametrize("words", [("",), ("one", " ")])
+def test_an_empty_key_is_refused(words: tuple[str, ...]) -> None:
+    """A variable that is not set in `--api-key "$KEY"` does not open the server to everybody."""
+    with pytest.raises(UsageError, match="--api-key"):
+        read_keys(words, None)
 
 
 def test_settings_name_the_flag_that_is_wrong() -> None:

@@ -3,16 +3,19 @@
 import asyncio
 import json
 import random
+import subprocess
+import sys
 import time
 from collections import Counter
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import httpx
 import psutil
 import pytest
-from online import CHAT_PATH, COMPLETIONS_PATH, Online
-from serving import CONTEXT_TOKENS, SYSTEM, Body
+from online import CHAT_PATH, COMPLETIONS_PATH, Online, online
+from serving import CONTEXT_TOKENS, SYSTEM, Body, batch_line, environment
 
 from xbatch.demo import questions
 
@@ -125,6 +128,14 @@ def test_dialects_reach_the_model(demo_server: Online) -> None:
     assert thinking.json()["choices"][0]["message"]["content"] == ANSWER
 
 
+def test_media_are_not_redirected() -> None:
+    """vLLM itself hears of it, so that no public host leads to a private one."""
+    code = "import xbatch.serve.serving, vllm.envs as envs; print(envs.VLLM_MEDIA_URL_ALLOW_REDIRECTS)"
+    words = [sys.executable, "-c", code]
+    done = subprocess.run(words, env=environment(), capture_output=True, text=True, timeout=120, check=True)
+    assert done.stdout.split()[-1] == "False"
+
+
 def test_a_crowd(demo_server: Online) -> None:
     """A thousand at a time, of which some leave, some read slowly and some ask nonsense: every good one is answered.
 
@@ -212,3 +223,58 @@ def test_the_engine_dies_and_comes_back(demo_server: Online) -> None:
         time.sleep(0.5)
     assert demo_server.status()["engine"]["restarts"] == before + 1
     assert demo_server.post(CHAT_PATH, ASKED).json()["choices"][0]["message"]["content"] == ANSWER
+
+
+def test_killed_in_the_middle_of_a_large_batch(tmp_path: Path) -> None:
+    """kill -9 with rows in flight: nothing of the engine stays, and the next server answers every row once."""
+    rows = 5000
+    asked = [question for question, _ in questions()]
+    with online(tmp_path) as server:
+        lines = [
+            batch_line(str(i), CHAT_PATH, ASKED | {"messages": [{"role": "user", "content": asked[i % len(asked)]}]})
+            for i in range(rows)
+        ]
+        text = "".join(json.dumps(line) + "\n" for line in lines)
+        with server.client() as client:
+            file = client.post("/v1/files", files={"file": ("rows.jsonl", text)}, data={"purpose": "batch"}).json()
+        batch = server.post("/v1/batches", _batch_of(file["id"])).json()["id"]
+        before = _settled(server, batch, rows // 5)
+        engine = psutil.Process(server.process.pid).children(recursive=True)
+        assert any("Worker" in process.name() for process in engine)
+        server.process.kill()
+        server.process.wait()
+        assert psutil.wait_procs(engine, timeout=20)[1] == []
+    assert rows // 5 <= before["request_counts"]["completed"] < rows
+    with online(tmp_path) as server:
+        done = _settled(server, batch, rows)
+        assert (done["status"], done["error_file_id"]) == ("completed", None)
+        assert done["request_counts"] == {"total": rows, "completed": rows, "failed": 0}
+        answers = [
+            json.loads(line) for line in server.get(f"/v1/files/{done['output_file_id']}/content").text.splitlines()
+        ]
+    assert [answer["custom_id"] for answer in answers] == [str(i) for i in range(rows)]
+    assert len({answer["response"]["body"]["id"] for answer in answers}) == rows
+    known = dict(questions())
+    right = [
+        answer["response"]["body"]["choices"][0]["message"]["content"] == known[asked[i % len(asked)]]
+        for i, answer in enumerate(answers)
+    ]
+    assert sum(right) > 0.95 * rows
+
+
+def _batch_of(file: str) -> Body:
+    return {"input_file_id": file, "endpoint": CHAT_PATH, "completion_window": "24h"}
+
+
+def _settled(server: Online, batch: str, rows: int) -> Body:
+    """A batch once so many of its rows are answered; all of them, once it has ended."""
+    until = time.monotonic() + 300
+    with server.client() as client:
+        while True:
+            found: Body = client.get(f"/v1/batches/{batch}").json()
+            whole = rows == found["request_counts"]["total"]
+            if found["request_counts"]["completed"] >= rows and (not whole or found["status"] == "completed"):
+                return found
+            assert time.monotonic() < until, found
+            assert found["status"] in ("validating", "in_progress", "finalizing"), found
+            time.sleep(0.25)

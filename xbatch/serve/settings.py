@@ -53,8 +53,10 @@ def make_settings(given: Mapping[str, Any]) -> ServeSettings:
 def read_keys(given: tuple[str, ...], file: str | None) -> frozenset[str]:
     """API keys from words, with white space between them, and from a file with one on each line.
 
-    Raises UsageError if a file has none.
+    Raises UsageError if a file has none, or a word.
     """
+    if not all(word.strip() for word in given):
+        raise UsageError("--api-key: an empty key would let everybody in")
     keys = [key for word in given for key in word.split()]
     if file is not None:
         try:
