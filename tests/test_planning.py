@@ -15,6 +15,7 @@ from xbatch.planning.external_sort import ExternalSorter
 from xbatch.planning.repeats import RepeatFinder
 from xbatch.planning.scheduler import Scheduler
 from xbatch.planning.shards import SHARD_BYTES, SHARD_ROWS, ShardCutter
+from xbatch.planning.waiting import waiting_bytes
 from xbatch.rows.request import CHAT, Request
 from xbatch.rows.shard import Shard
 
@@ -124,18 +125,17 @@ def request(index: int, num_bytes: int = 10) -> Request:
     return Request(index, f"row-{index}", CHAT, {}, num_bytes)
 
 
-@given(st.integers(1, 5), st.integers(1, 100), st.lists(st.integers(1, 60), max_size=40), st.randoms())
-def test_scheduler(limit: int, max_bytes: int, sizes: list[int], random: object) -> None:
-    """Requests leave in the order they came, never more at a time than allowed, and few wait."""
-    scheduler = Scheduler(limit, max_bytes)
+@given(st.integers(1, 5), st.integers(1, 10_000), st.lists(st.integers(1, 2_000), max_size=40), st.randoms())
+def test_scheduler(limit: int, look_ahead: int, sizes: list[int], random: object) -> None:
+    """Requests leave in the order they came, never more at a time than allowed, and no more wait than memory."""
+    scheduler = Scheduler(limit, look_ahead)
     feed = [request(i, size) for i, size in enumerate(sizes)]
     waiting: list[Request] = []
     flying: list[Request] = []
     left: list[Request] = []
     while feed or not scheduler.idle:
-        while feed and scheduler.hungry:
-            assert len(waiting) < limit
-            assert sum(r.num_bytes for r in waiting) < max_bytes
+        while feed and scheduler.hungry():
+            assert sum(map(waiting_bytes, waiting)) < look_ahead
             waiting.append(feed.pop(0))
             scheduler.offer(waiting[-1])
         admitted = scheduler.admit()
@@ -154,11 +154,12 @@ def test_scheduler(limit: int, max_bytes: int, sizes: list[int], random: object)
 def test_a_row_larger_than_the_bound_gets_through() -> None:
     """A single row larger than all that may wait is not stuck."""
     scheduler = Scheduler(2, 10)
-    assert scheduler.hungry
+    assert scheduler.hungry()
     scheduler.offer(request(0, 1_000))
-    assert not scheduler.hungry
+    assert not scheduler.hungry()
     assert [r.index for r in scheduler.admit()] == [0]
-    assert scheduler.hungry
+    assert scheduler.hungry()
+    assert not scheduler.hungry(10)
 
 
 @dataclass

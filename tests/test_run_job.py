@@ -5,15 +5,18 @@ import gc
 import json
 import logging
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from itertools import count
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from xbatch import intake
 from xbatch.engines.fake import FakeEngine
 from xbatch.errors import EngineError, Interrupted, StorageError
 from xbatch.planning.scheduler import Scheduler
+from xbatch.planning.waiting import WAITING_BYTES
 from xbatch.rows.outcome import Failure, Outcome, Usage
 from xbatch.rows.request import CHAT, ParsedRow, Rejected, Request
 from xbatch.rows.response import response_line
@@ -75,8 +78,11 @@ def open_journal(folder: Path) -> Journal:
 class Run:
     """One run of a job of some rows over a state folder."""
 
-    def __init__(self, folder: Path, rows: int, engine: Recorder, drain_s: float = 20.0, **limits: float) -> None:
+    def __init__(self, folder: Path, rows: int, engine: Recorder, drain_s: float = 20.0, **limits: Any) -> None:
         self.engine = engine
+        self.parsed: Callable[[int], ParsedRow] = parsed
+        self.plan: dict[str, Any] = {}
+        """How the scheduler orders rows, if not as it does by itself."""
         self.stop = Stop(drain_s)
         self.shards = shards(rows)
         self.journal = open_journal(folder)
@@ -94,7 +100,7 @@ class Run:
             for index in range(shard.first_row, shard.first_row + shard.rows):
                 if index not in settled:
                     self.read += 1
-                    yield shard, parsed(index)
+                    yield shard, self.parsed(index)
 
     async def revive(self, death: EngineError) -> None:
         assert str(death)
@@ -106,7 +112,7 @@ class Run:
         def respond(index: int, custom_id: str, outcome: Outcome) -> bytes:
             return response_line("job", index, custom_id, outcome, "batch")
 
-        scheduler = Scheduler(self.engine.max_in_flight)
+        scheduler = Scheduler(self.engine.max_in_flight, **self.plan)
         try:
             return await run_job(
                 self.feed(),
@@ -116,7 +122,7 @@ class Run:
                 respond,
                 self.stop,
                 revive=self.revive,
-                **self._limits,  # type: ignore[arg-type]
+                **self._limits,
             )
         finally:
             self.journal.close()
@@ -203,14 +209,16 @@ def test_mixed_failures(tmp_path: Path) -> None:
     assert counts.completion_tokens == 2 * (40 - len(bad))
 
 
-def test_reads_only_as_far_as_needed(tmp_path: Path) -> None:
-    """The input is read only a little ahead of the engine."""
+def test_reads_only_as_far_as_allowed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The input is read no further than the look-ahead allows, rounded up to a batch."""
+    monkeypatch.setattr(intake, "BATCH_ROWS", 10)
     engine = Recorder(max_in_flight=4, delay_s=0.001)
     run = Run(tmp_path, 200, engine)
+    run.plan = {"look_ahead": 20 * (WAITING_BYTES + 100)}
     ahead: list[int] = []
-    run.engine._answer = lambda _: ahead.append(run.read - len(engine.asked)) or "a"  # type: ignore[func-returns-value]
+    run.engine._answer = lambda _: ahead.append(len(requests(run.read)) - len(engine.asked)) or "a"  # type: ignore[func-returns-value]
     assert asyncio.run(run.go())
-    assert max(ahead) <= 40
+    assert 20 <= max(ahead) <= 20 + 10 + 4
 
 
 def test_journal_trouble_ends_the_run(tmp_path: Path) -> None:

@@ -26,6 +26,8 @@ class Course:
         """What the current pass had settled when this run came to it."""
         self.answered = Counts()
         """What this run has settled, in passes that it has ended."""
+        self.repeated = 0
+        """Rows of this run that were answered by another row's answer."""
         self.began_s = time.monotonic()
         self._rows = rows
         self._answering_since_s: float | None = None
@@ -48,6 +50,12 @@ class Course:
     def drain(self) -> None:
         """Rows in flight are all that is still answered."""
         self.phase = "draining"
+
+    def seal(self, counts: Counts, repeated: int) -> None:
+        """A pass was run to its end, or stopped; `counts` are all of it, `repeated` those of this run."""
+        self.phase = "sealing"
+        self.answered.add(counts.since(self.earlier))
+        self.repeated += repeated
 
     def snapshot(self) -> Snapshot:
         """The job at this moment."""

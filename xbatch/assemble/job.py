@@ -16,15 +16,14 @@ from xbatch.assemble.course import Course
 from xbatch.assemble.indexing import Indexing
 from xbatch.assemble.input import input_files, open_inputs
 from xbatch.assemble.output import open_output, output_settings
+from xbatch.assemble.planner import make_dedupe, make_respond, make_scheduler
 from xbatch.assemble.starting import EngineStarter, Starter
 from xbatch.engines.build import build_fake
 from xbatch.errors import EngineError, Interrupted, StorageError, UsageError, XbatchError
 from xbatch.finish import finish_job
 from xbatch.job.places import Places, find_places
 from xbatch.job.spec import JobSpec
-from xbatch.planning.scheduler import Scheduler
 from xbatch.rows.request import ParsedRow
-from xbatch.rows.response import response_line
 from xbatch.rows.shard import Shard
 from xbatch.run import Stop, run_job
 from xbatch.state.folder import JobFile, StateFolder
@@ -224,11 +223,11 @@ class Job:
         Raises Interrupted if it was stopped before.
         """
         assert self.course.passes is not None
-        journal, form = self.course.passes.current, self._spec.format
+        journal = self.course.passes.current
         if before := self.course.earlier.total:
             self._tell(f"going on: {before:,} of {self.course.passes.total:,} rows are settled already")
         engine = self._starter.engine or build_fake({})
-        scheduler = Scheduler(engine.max_in_flight)
+        scheduler, dedupe = make_scheduler(self._spec, engine), make_dedupe(self._spec, job.job)
         self.course.run(scheduler)
         self._stop.listen(self.course.drain)
         try:
@@ -237,9 +236,10 @@ class Job:
                 scheduler,
                 engine,
                 journal,
-                lambda index, custom_id, outcome: response_line(job.job, index, custom_id, outcome, form),
+                make_respond(self._spec, job.job),
                 self._stop,
                 revive=self._revive,
+                dedupe=dedupe,
                 request_timeout_s=self._spec.request_timeout,
                 spool_limit=self._spec.spool_limit,
                 max_engine_restarts=self._spec.max_engine_restarts,
@@ -250,8 +250,7 @@ class Job:
             raise
         finally:
             self._stop.forget(self.course.drain)
-        self.course.phase = "sealing"
-        self.course.answered.add(journal.counts.since(self.course.earlier))
+        self.course.seal(journal.counts, dedupe.repeated if dedupe else 0)
         if not complete:
             await to_thread(journal.close, LEAVE_S)
             left = self.course.passes.total - journal.counts.total
@@ -284,6 +283,7 @@ class Job:
             self._sink,
             self.state,
             self.course.answered,
+            repeated=self.course.repeated,
             began_s=self.course.began_s,
             output_settings=output_settings(self._spec),
             blank_lines=self._indexing.blank_lines,

@@ -73,6 +73,8 @@ def fields_of(options: dict[str, Any]) -> dict[str, Any]:
             engine[flag.replace("-", "_")] = value
     if given.pop("trust_remote_code", False):
         engine["trust_remote_code"] = "true"
+    if given.pop("no_dedupe", False):
+        given["dedupe"] = False
     given["engine"] = engine | given.pop("engine_arg", {})
     given["request"] = make_request(*(given.pop(name, None) for name in ("prompt", "system", "messages")))
     return {name: value for name, value in given.items() if value not in (None, [], {})}

@@ -85,7 +85,8 @@ def make_request(prompt: str | None, system: str | None, messages: list[Any] | N
 def shown_job(spec: JobSpec) -> str:
     """The job as a job file, with everything filled in; secrets of stores are hidden."""
     said = spec.model_dump(mode="json").items()
-    fields = {name: value for name, value in said if value not in (None, [], {}) and value is not False}
+    plain: tuple[Any, ...] = (None, [], {})
+    fields = {n: v for n, v in said if v not in plain and not (v is False and JobSpec.model_fields[n].default is False)}
     for name, secret in (("storage_options", _SECRET), ("engine", _ENGINE_SECRET)):
         if options := fields.get(name):
             fields[name] = {key: "***" if secret.search(key) else value for key, value in options.items()}

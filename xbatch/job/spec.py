@@ -9,6 +9,8 @@ from pydantic import BaseModel, BeforeValidator, ByteSize, ConfigDict, Field, fi
 
 from xbatch.errors import UsageError
 from xbatch.job.deadline import seconds, seconds_until
+from xbatch.planning.scheduler import LOOK_AHEAD
+from xbatch.planning.waiting import Order
 from xbatch.rows.response import ResponseFormat
 from xbatch.rows.template import RequestTemplate
 
@@ -99,6 +101,13 @@ class JobSpec(BaseModel):
     """Adapters by the name under which rows ask for them."""
     engine: dict[str, EngineArg] = {}
     """Settings of the engine by vLLM's names. `name: fake` chooses an engine without a model, for tests."""
+    order: Order = "auto"
+    """The order in which rows run: that of the `input`, those together that begin alike (`prefix`), or whichever costs
+    less."""
+    look_ahead: ByteSize = ByteSize(LOOK_AHEAD)
+    """Memory for rows that are read and wait, in bytes, or as `256MiB`: the order is chosen among them."""
+    dedupe: bool = True
+    """Rows that are sure to get the same answer are asked once: those alike at temperature 0, or with a seed."""
     max_failures: Annotated[str, Field(pattern=r"^\d+(\.\d+)?%$|^\d+$")] = "0"
     """Failed rows that still count as success: a number or a share such as `1%`."""
     max_line_bytes: Annotated[int, Field(gt=0)] = 64 << 20

@@ -1,11 +1,12 @@
 """Which requests wait and which are in flight."""
 
 from collections import deque
-from collections.abc import Iterable
 
+from xbatch.planning.waiting import Order, Waiting
 from xbatch.rows.request import Request
 
-WAITING_BYTES = 32 << 20
+LOOK_AHEAD = 64 << 20
+"""Memory for requests that wait."""
 SUSPECT_AT = 2
 """A row that was in flight at so many deaths of the engine is run apart from the others."""
 GUILTY_AT = 2
@@ -13,18 +14,23 @@ GUILTY_AT = 2
 
 
 class Scheduler:
-    """Admits requests to an engine in the order in which they were offered.
+    """Admits requests to an engine, in the order that is best for it.
 
-    `waiting` is bounded by bytes, `in flight` by the engine's own limit. Rows in flight when the engine died wait
-    again; those to which it happens a second time are suspects. Suspects run after all others, one group at a time,
-    and a group at which the engine dies is halved, until the row that kills it is alone.
+    `waiting` is bounded by the memory that it takes, `in flight` by the engine's own limit. Rows in flight when the
+    engine died wait again; those to which it happens a second time are suspects. Suspects run after all others, one
+    group at a time, and a group at which the engine dies is halved, until the row that kills it is alone.
     """
 
-    def __init__(self, max_in_flight: int, max_waiting_bytes: int = WAITING_BYTES) -> None:
+    def __init__(
+        self,
+        max_in_flight: int,
+        look_ahead: int = LOOK_AHEAD,
+        order: Order = "auto",
+        max_running: int | None = None,
+    ) -> None:
         self._max_in_flight = max_in_flight
-        self._max_waiting_bytes = max_waiting_bytes
-        self._waiting: deque[Request] = deque()
-        self._waiting_bytes = 0
+        self._look_ahead = look_ahead
+        self._waiting = Waiting(order, max_running or max_in_flight)
         self._in_flight: dict[int, Request] = {}
         self._strikes: dict[int, int] = {}
         self._alone: dict[int, int] = {}
@@ -38,19 +44,27 @@ class Scheduler:
         return len(self._in_flight)
 
     @property
+    def waiting(self) -> int:
+        """Requests that may run beside others and are not submitted."""
+        return len(self._waiting)
+
+    @property
     def idle(self) -> bool:
         """Nothing waits and nothing is in flight."""
         return not (self._waiting or self._in_flight or self._suspects or self._groups)
 
-    @property
-    def hungry(self) -> bool:
-        """More rows should be read: fewer wait than the engine could take at once, and memory allows."""
-        return len(self._waiting) < self._max_in_flight and self._waiting_bytes < self._max_waiting_bytes
+    def hungry(self, held_bytes: int = 0) -> bool:
+        """More rows should be read: memory allows, `held_bytes` of which is taken by other rows that wait."""
+        return self._waiting.num_bytes + held_bytes < self._look_ahead
 
     @property
     def alone(self) -> bool:
         """What is in flight is one suspect by itself."""
         return self._isolating and len(self._in_flight) == 1
+
+    def know_cache(self, tokens: int, block: int) -> None:
+        """Take in how many tokens of prompts the engine can keep, and in what blocks."""
+        self._waiting.know_cache(tokens, block)
 
     def offer(self, request: Request, strikes: int = 0, alone: int = 0) -> bool:
         """Let a request wait for its turn; False if it must not run, for it has killed the engine alone.
@@ -65,25 +79,29 @@ class Scheduler:
         if strikes >= SUSPECT_AT:
             self._suspects.append(request)
         else:
-            self._wait([request])
+            self._waiting.add(request)
         return True
 
-    def admit(self) -> list[Request]:
-        """Take the requests out that should be submitted now; they are in flight from here on."""
+    def admit(self, *, more: bool = False) -> list[Request]:
+        """Take the requests out that should be submitted now; they are in flight from here on.
+
+        With `more`, rows are being read that may run before the suspects.
+        """
         if self._isolating and self._in_flight:
             return []
         admitted = []
         while self._waiting and len(self._in_flight) < self._max_in_flight:
-            request = self._waiting.popleft()
-            self._waiting_bytes -= request.num_bytes
+            request = self._waiting.take()
             self._in_flight[request.index] = request
             admitted.append(request)
-        self._isolating = not self._in_flight
+        self._isolating = not self._in_flight and not more
         return admitted or (self._next_group() if self._isolating else [])
 
-    def settle(self, request: Request) -> None:
-        """Note that a request in flight has its outcome."""
+    def settle(self, request: Request, answer_tokens: int | None = None) -> None:
+        """Note that a request in flight has its outcome, an answer of so many tokens if it is one."""
         del self._in_flight[request.index]
+        if answer_tokens is not None:
+            self._waiting.lengths.learn(request, answer_tokens)
         self._strikes.pop(request.index, None)
         self._alone.pop(request.index, None)
 
@@ -95,7 +113,9 @@ class Scheduler:
             self._strikes[request.index] = self._strikes.get(request.index, 0) + 1
         if not self._isolating:
             self._suspects += [r for r in lost if self._strikes[r.index] >= SUSPECT_AT]
-            self._wait([r for r in lost if self._strikes[r.index] < SUSPECT_AT])
+            for request in lost:
+                if self._strikes[request.index] < SUSPECT_AT:
+                    self._waiting.add(request)
             return []
         if len(lost) > 1:
             self._groups.extendleft(reversed(_halves(lost)))
@@ -106,11 +126,6 @@ class Scheduler:
                 return lost
         self._groups.extendleft([lost] if lost else [])
         return []
-
-    def _wait(self, requests: Iterable[Request]) -> None:
-        for request in requests:
-            self._waiting.append(request)
-            self._waiting_bytes += request.num_bytes
 
     def _next_group(self) -> list[Request]:
         if not self._groups:

@@ -27,8 +27,9 @@ def show_table(console: Console, rows: list[tuple[str, str]]) -> None:
 
 
 def _rows(report: dict[str, Any]) -> Iterator[tuple[str, str]]:
-    counts, usage = report["request_counts"], report["usage"]
-    yield "rows", f"{counts['total']:,} ({counts['completed']:,} completed, {failures(counts)})"
+    counts, usage, repeated = report["request_counts"], report["usage"], report["this_run"].get("repeated", 0)
+    twins = f"; {repeated:,} of them answered by another row's answer" if repeated else ""
+    yield "rows", f"{counts['total']:,} ({counts['completed']:,} completed, {failures(counts)}{twins})"
     yield "tokens", f"{usage['prompt_tokens']:,} in, {usage['completion_tokens']:,} out"
     yield "time", f"{duration(report['elapsed_s'])}, {duration(report['running_s'])} of it answering"
     yield "speed", _speed(report)

@@ -6,8 +6,12 @@ from xbatch.errors import ExitCode
 from xbatch.state.records import Counts
 
 
-def make_report(job_id: str, model: str | None, counts: Counts, this_run: Counts, **facts: Any) -> dict[str, Any]:
+def make_report(
+    job_id: str, model: str | None, counts: Counts, this_run: Counts, *, repeated: int = 0, **facts: Any
+) -> dict[str, Any]:
     """Make the content of `report.json` from all counts of the job and those of this run.
+
+    Of this run's rows, `repeated` were answered from another's answer.
 
     `request_counts` is OpenAI's, with the failed rows that could be tried again. Names ending in `_s` are seconds.
     """
@@ -23,6 +27,7 @@ def make_report(job_id: str, model: str | None, counts: Counts, this_run: Counts
         "usage": {"prompt_tokens": counts.prompt_tokens, "completion_tokens": counts.completion_tokens},
         "this_run": {
             "rows": this_run.total,
+            "repeated": repeated,
             "prompt_tokens": this_run.prompt_tokens,
             "completion_tokens": this_run.completion_tokens,
         },

@@ -51,6 +51,12 @@ class Request:
     prompt: Prompt | None = None
     """None until an engine has prepared it, and where it can't be told beforehand."""
 
+    def prepared(self, prompt: Prompt) -> "Request":
+        """The same request with its prompt."""
+        return Request(
+            self.index, self.custom_id, self.endpoint, self.body, self.num_bytes, self.to_context_end, prompt
+        )
+
     @property
     def model(self) -> object:
         """The model that the row names, None if it names none; any JSON value if the row is wrong."""

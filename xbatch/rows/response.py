@@ -33,6 +33,16 @@ def response_line(job_id: str, index: int, custom_id: str, outcome: Outcome, for
     return msgspec.json.encode(line)
 
 
+def repeated(job_id: str, index: int, outcome: Outcome) -> Outcome:
+    """The outcome of another row that has asked for just the same, as this row's: a body has an id of its own."""
+    if not isinstance(outcome, Completion):
+        return outcome
+    body = msgspec.json.decode(outcome.body, type=dict[str, msgspec.Raw])
+    kind, dash, _ = msgspec.json.decode(body["id"], type=str).partition("-")
+    body["id"] = msgspec.Raw(msgspec.json.encode(f"{kind}{dash}{row_digest(job_id, index)}"))
+    return Completion(msgspec.json.encode(body), outcome.usage)
+
+
 def _response(digest: str, outcome: Outcome) -> dict[str, object] | None:
     if outcome.body is None:
         return None

@@ -111,6 +111,8 @@ class ThisRun(_Told):
     """What the run that completed the job has done."""
 
     rows: Count
+    repeated: Count
+    """Of these rows, those that were answered by another row's answer: they had asked for just the same."""
     prompt_tokens: Count
     completion_tokens: Count
 

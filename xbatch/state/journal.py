@@ -114,14 +114,14 @@ class Journal:
         with storage.translated(str(self._layer.folder)):
             self._log(shard).withdraw(submissions)
 
-    def append(self, shard: Shard, record: Record) -> None:
-        """Settle a row of a shard."""
+    def append(self, shard: Shard, *records: Record) -> None:
+        """Settle rows of a shard, each given once."""
         self._raise_trouble()
         if shard.id in self._done:
             return
         log = self._log(shard)
         with storage.translated(str(self._layer.folder)):
-            if log.append(record):
+            for record in log.append(*records):
                 self.counts.take(record)
                 self._appended_bytes += len(record.line)
         if log.covered:
@@ -193,8 +193,8 @@ class Journal:
 
     def _enqueue(self, log: ShardLog) -> None:
         if log.covered:
+            self._done[log.shard.id] = log.counts  # first: others look for it in one or the other
             self._open.pop(log.shard.id, None)
-            self._done[log.shard.id] = log.counts
         self._covered.put(log)
 
     def _guarded(self, work: Callable[[], None]) -> None:

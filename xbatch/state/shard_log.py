@@ -111,17 +111,18 @@ class ShardLog:
                 if left.times:
                     self._submitted[row] = left
 
-    def append(self, record: Record) -> bool:
-        """Settle a row; False if it was settled already."""
+    def append(self, *records: Record) -> list[Record]:
+        """Settle rows, by one write; return those that were not settled already."""
         with self._lock:
-            if record.index in self._settled:
-                return False
-            wal.write(self._open(), record)
-            crash.here("wal-appended")
-            self._dirty = True
-            self._settle(record)
-            self._submitted.pop(record.index, None)
-            return True
+            fresh = [record for record in records if record.index not in self._settled]
+            if fresh:
+                wal.write(self._open(), *fresh)
+                self._dirty = True
+            for record in fresh:
+                crash.here("wal-appended")
+                self._settle(record)
+                self._submitted.pop(record.index, None)
+            return fresh
 
     def sync(self) -> None:
         """Bring the log to the disk."""

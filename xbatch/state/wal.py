@@ -56,11 +56,9 @@ def create(path: Path, header: dict[str, str]) -> int:
     return fd
 
 
-def write(fd: int, record: Record) -> None:
-    """Add a settled row to a log. It survives the process when this returns, and a power cut once synced."""
-    usage = record.usage
-    head = _RECORD.pack(record.index, record.kind, usage.prompt_tokens, usage.completion_tokens)
-    _write(fd, _frame(b"C" + head + record.line))
+def write(fd: int, *records: Record) -> None:
+    """Add settled rows to a log. They survive the process when this returns, and a power cut once synced."""
+    _write(fd, *map(_settled, records))
 
 
 def write_submitted(fd: int, submissions: Iterable[Submission]) -> None:
@@ -93,17 +91,25 @@ def read(path: Path, header: dict[str, str]) -> Iterator[Entry]:
                 yield Submission(index, bool(alone))
 
 
+def _settled(record: Record) -> bytes:
+    usage = record.usage
+    head = _RECORD.pack(record.index, record.kind, usage.prompt_tokens, usage.completion_tokens)
+    return _frame(b"C" + head + record.line)
+
+
 def _frame(payload: bytes) -> bytes:
     return _FRAME.pack(_MAGIC, len(payload), zlib.crc32(payload)) + payload
 
 
-def _write(fd: int, frame: bytes) -> None:
-    if crash.due("wal-half"):
-        os.write(fd, frame[: len(frame) // 2])
-        crash.now()
-    written = os.write(fd, frame)
-    while written < len(frame):
-        written += os.write(fd, frame[written:])
+def _write(fd: int, *frames: bytes) -> None:
+    for number, frame in enumerate(frames):
+        if crash.due("wal-half"):
+            os.write(fd, b"".join(frames[:number]) + frame[: len(frame) // 2])
+            crash.now()
+    data = frames[0] if len(frames) == 1 else b"".join(frames)
+    written = os.write(fd, data)
+    while written < len(data):
+        written += os.write(fd, data[written:])
 
 
 def _frames(data: bytes) -> Iterator[bytes]:
