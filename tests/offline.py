@@ -95,7 +95,8 @@ async def desk(
     scratch = folder / "scratch"
     scratch.mkdir(exist_ok=True)
     starter = EngineStarter(given, folder, folder / "log", lambda _: None, lambda _: None)
-    await starter.start("demo")
+    await starter.check("demo")
+    await starter.start()
     told: list[str] = []
     chosen = ServeSettings(files=files or str(folder / "files"), **(settings or {}))
     offline = Offline(given, chosen, lambda: starter, lambda: served, scratch, told.append)

@@ -199,11 +199,12 @@ def test_places_in_the_way(tmp_path: Path) -> None:
     done = run(tmp_path, "in.jsonl")
     assert done.returncode == 4, done.stderr
     assert b"Traceback" not in done.stderr
-    write(tmp_path / "other.jsonl", [chat(0)])
-    process = start(tmp_path, "other.jsonl", "--engine-arg", "start_s=2")
-    wait_for(process, lambda: any((tmp_path / "other.responses.jsonl.xbatch").glob("lease/*")))
-    time.sleep(0.3)
-    (tmp_path / "other.jsonl").unlink()
+    write(tmp_path / "first.jsonl", [chat(i) for i in range(300)])
+    write(tmp_path / "second.jsonl", [chat(i) for i in range(300, 310)])
+    words = ("-o", "both/", "--look-ahead", "1", "--engine-arg", "start_s=2")  # so that only the first one is read
+    process = start(tmp_path, "first.jsonl", "second.jsonl", *words)
+    wait_for(process, lambda: any((tmp_path / "both.xbatch").glob("plan*")))
+    (tmp_path / "second.jsonl").unlink()
     _, told = process.communicate(timeout=30)
     assert process.returncode == 4, told
     assert b"Traceback" not in told

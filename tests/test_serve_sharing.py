@@ -50,7 +50,8 @@ def test_rows_of_all_batches_share_places_at_low_priority() -> None:
         share = BatchShare(_Kept(engine), 0.75)  # type: ignore[arg-type]
         starters = [share.starter(), share.starter()]
         for starter in starters:
-            await starter.start("demo")
+            await starter.check("demo")
+            await starter.start()
         body = {"model": "demo", "messages": [{"role": "user", "content": "a"}], "priority": -5}
         jobs = [starter.engine for starter in starters]
         return await asyncio.gather(

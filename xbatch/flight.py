@@ -92,6 +92,7 @@ class Flight:
         """Hand over to the engine what the scheduler admits, if there is room for what comes of it."""
         if self._journal.unsealed_bytes > self._spool_limit:
             return
+        self._scheduler.allow(self._engine.max_in_flight)
         admitted = self._scheduler.admit(more=more)
         by_shard: dict[int, list[Submission]] = defaultdict(list)
         for request in admitted:

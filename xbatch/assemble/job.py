@@ -95,7 +95,9 @@ class Job:
             await to_thread(self._lease.claim)
             return await to_thread(self._finished_before) or await self._run_leased()
         except UsageError:
-            if made and not await to_thread(lambda: self.state.begun):
+            if made and self.course.running_s == 0.0:
+                if await to_thread(lambda: self.state.begun):
+                    await to_thread(self.state.clear)
                 await to_thread(self._lease.release, forget=True)
                 shutil.rmtree(self.state.path, ignore_errors=True)
             raise
@@ -153,17 +155,20 @@ class Job:
         job = await to_thread(self._resume)
         if job is None or self.course.passes is None or not self.course.passes.complete:
             model = await to_thread(self._indexing.choose_model)
-            await self._load(model)
-            job = await to_thread(self._begin, model)
-            await self._answer(job)
+            loading = await self._load(model)
+            try:
+                await self._indexing.complete()
+                self._tell_rows()
+                job = await to_thread(self._begin, model)
+                await self._answer(job, loading)
+            finally:
+                await _end(loading)
         assert self.course.passes is not None
         await to_thread(self.course.passes.current.close)
         retry = self._spec.retry_failed
         while await to_thread(next_round, self.course.passes, self.state, retry):
             retry = None  # one round a run
-            if self._starter.engine is None:
-                await self._load(job.identity["model"])
-            await self._answer(job)
+            await self._answer(job, await self._load(job.identity["model"]))
             await to_thread(self.course.passes.current.close)
             crash.here("round-done")
         return await to_thread(self._finish, job)
@@ -190,12 +195,16 @@ class Job:
         )
         self.course.passes = Passes(self._indexing.index.shards, make)
 
-    async def _load(self, model: str | None) -> None:
-        """Get the engine ready while the rest of the rows is looked at."""
-        self.course.phase, index = "loading", self._indexing.index
-        if model is not None and index.models:
-            await self._starter.start(model)
-        await self._indexing.complete()
+    async def _load(self, model: str | None) -> "asyncio.Task[None] | None":
+        """Begin to get the engine ready, once it has taken its settings; None if no row needs it."""
+        self.course.phase = "loading"
+        if model is None or not self._indexing.index.models:
+            return None
+        await self._starter.check(model)
+        return asyncio.create_task(self._starter.start())
+
+    def _tell_rows(self) -> None:
+        index = self._indexing.index
         if not index.rows:
             self._tell("the input holds no rows")
         if index.first_rejected is not None and not self.course.earlier.total:
@@ -217,8 +226,8 @@ class Job:
             self._open_passes(job)
         return job
 
-    async def _answer(self, job: JobFile) -> None:
-        """Settle every row of the current pass.
+    async def _answer(self, job: JobFile, loading: "asyncio.Task[None] | None") -> None:
+        """Settle every row of the current pass; until the engine is loaded, rows are read and planned.
 
         Raises Interrupted if it was stopped before.
         """
@@ -228,7 +237,12 @@ class Job:
             self._tell(f"going on: {before:,} of {self.course.passes.total:,} rows are settled already")
         engine = self._starter.engine or build_fake({})
         scheduler, dedupe = make_scheduler(self._spec, engine), make_dedupe(self._spec, job.job)
-        self.course.run(scheduler)
+
+        async def ready() -> None:
+            if loading is not None:
+                await asyncio.shield(loading)
+            self.course.run(scheduler)
+
         self._stop.listen(self.course.drain)
         try:
             complete = await run_job(
@@ -239,6 +253,7 @@ class Job:
                 make_respond(self._spec, job.job),
                 self._stop,
                 revive=self._revive,
+                ready=ready(),
                 dedupe=dedupe,
                 request_timeout_s=self._spec.request_timeout,
                 spool_limit=self._spec.spool_limit,
@@ -298,3 +313,12 @@ class Job:
         if self._loop is not None:
             with suppress(RuntimeError):  # the loop has ended already
                 self._loop.call_soon_threadsafe(self._stop.fail, error)
+
+
+async def _end(work: "asyncio.Task[None] | None") -> None:
+    """Cancel what is no longer waited for."""
+    if work is not None:
+        work.cancel()
+        await asyncio.wait({work})
+        if not work.cancelled():
+            work.exception()

@@ -24,10 +24,16 @@ class Starter(Protocol):
 
     @property
     def engine(self) -> "Engine | None":
-        """The engine, once it was started."""
+        """The engine, once it was checked."""
 
-    async def start(self, model: str) -> None:
-        """Load a model, unless it is loaded.
+    async def check(self, model: str) -> None:
+        """Make the engine of a model, and have it judge its settings.
+
+        Raises UsageError.
+        """
+
+    async def start(self) -> None:
+        """Get the engine ready, unless it is.
 
         Raises UsageError or EngineError.
         """
@@ -63,6 +69,8 @@ class EngineStarter:
         expect: "Callable[[], Expectation | None]" = lambda: None,
     ) -> None:
         self.engine: Engine | None = None
+        """Once it is checked."""
+        self._is_started = False
         self._model = ""
         self._spec = spec
         self._owner = str(folder.resolve())
@@ -71,20 +79,30 @@ class EngineStarter:
         self._tell = tell
         self._expect = expect
 
-    async def start(self, model: str) -> None:
-        """Load a model.
+    async def check(self, model: str) -> None:
+        """Make the engine of a model, unless it is there already, and have it judge its settings.
 
-        Raises UsageError or EngineError.
+        Raises UsageError.
         """
         if self.engine is not None and self._model == model:
             return  # it is warm
         self.close()
         self._model = model
         # Both take seconds, and who waits for the engine should hear that it is being started.
-        self.engine = await asyncio.to_thread(self.build, model)
-        await asyncio.to_thread(self.engine.check)
-        self._tell(self.engine.description)
-        await self.engine.start()
+        engine = await asyncio.to_thread(self.build, model)
+        await asyncio.to_thread(engine.check)
+        self.engine = engine
+        self._tell(engine.description)
+
+    async def start(self) -> None:
+        """Load the model, unless it is loaded.
+
+        Raises UsageError or EngineError.
+        """
+        assert self.engine is not None
+        if not self._is_started:
+            await self.engine.start()
+            self._is_started = True
 
     async def revive(self) -> None:
         """Start the engine again after its death.
@@ -117,6 +135,7 @@ class EngineStarter:
 
     def close(self) -> None:
         """End the engine's processes, if there are any."""
+        self._is_started = False
         if self.engine is not None:
             self.engine.close()
 

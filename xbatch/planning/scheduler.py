@@ -62,6 +62,10 @@ class Scheduler:
         """What is in flight is one suspect by itself."""
         return self._isolating and len(self._in_flight) == 1
 
+    def allow(self, max_in_flight: int) -> None:
+        """Have no more than so many requests in flight from here on."""
+        self._max_in_flight = max_in_flight
+
     def know_cache(self, tokens: int, block: int) -> None:
         """Take in how many tokens of prompts the engine can keep, and in what blocks."""
         self._waiting.know_cache(tokens, block)

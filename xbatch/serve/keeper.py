@@ -38,7 +38,8 @@ class EngineKeeper:
         Raises UsageError or EngineError once it can't be started.
         """
         try:
-            await self._starter.start(self._model)
+            await self._starter.check(self._model)
+            await self._starter.start()
             self._become_ready()
             while True:
                 await self._death()

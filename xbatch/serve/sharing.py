@@ -52,11 +52,14 @@ class SharedStarter:
         self._keeper = keeper
         self._share = share
 
-    async def start(self, model: str) -> None:
+    async def check(self, model: str) -> None:
         """Wait until the engine answers."""
         engine = await self._keeper.ready()
         if self.engine is None:
             self.engine = BatchEngine(self._keeper, self._share, engine)
+
+    async def start(self) -> None:
+        """It has been started."""
 
     async def revive(self) -> None:
         """Wait until the engine answers again."""

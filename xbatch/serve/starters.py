@@ -63,9 +63,12 @@ class ClosingStarter:
         self.engine: Engine | None = None
         self._engine = ClosingEngine(failure)
 
-    async def start(self, model: str) -> None:
-        """Have the engine ready."""
+    async def check(self, model: str) -> None:
+        """Have the engine."""
         self.engine = self._engine
+
+    async def start(self) -> None:
+        """It is ready."""
 
     async def revive(self) -> None:
         """It does not die."""
@@ -93,10 +96,14 @@ class PatientStarter:
         """The other's."""
         return self._starter.engine
 
-    async def start(self, model: str) -> None:
-        """Have the other start it. Raises Interrupted if the job is stopped meanwhile."""
+    async def check(self, model: str) -> None:
+        """Have the other make it. Raises Interrupted if the job is stopped meanwhile."""
         await to_thread(self._check)
-        await self._wait(self._starter.start(model))
+        await self._wait(self._starter.check(model))
+
+    async def start(self) -> None:
+        """Have the other start it. Raises Interrupted if the job is stopped meanwhile."""
+        await self._wait(self._starter.start())
 
     async def revive(self) -> None:
         """Have the other revive it. Raises Interrupted if the job is stopped meanwhile."""
