@@ -15,7 +15,7 @@ MAX_NAMED_MODELS = 1000
 """More names than this in one job are a mistake; the rest is not remembered."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class NamedModel:
     """A model that rows ask for."""
 
@@ -47,7 +47,7 @@ class Index:
         self.seeded += parsed.body.get("seed") is not None
         name = parsed.model if isinstance(parsed.model, str) else None
         if known := self.models.get(name):
-            self.models[name] = replace(known, rows=known.rows + 1)
+            known.rows += 1
         elif len(self.models) < MAX_NAMED_MODELS:
             self.models[name] = NamedModel(1, place)
 
