@@ -677,7 +677,7 @@ class Process:
         self.log.recover(old_logs(folder).get(shard.name, ()))
 
     def append(self, *indexes: int) -> list[bool]:
-        return [self.log.append(record(index, self.folder.name)) for index in indexes]
+        return [bool(self.log.append(record(index, self.folder.name))) for index in indexes]
 
 
 def test_number_taken_by_another_process(tmp_path: Path) -> None:

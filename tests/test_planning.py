@@ -11,12 +11,16 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from xbatch.planning import external_sort
+from xbatch.planning.dedupe import Dedupe, answer_key
 from xbatch.planning.external_sort import ExternalSorter
+from xbatch.planning.lengths import Lengths, length_class
+from xbatch.planning.prefixes import Sharing, common_tokens, sharing
 from xbatch.planning.repeats import RepeatFinder
 from xbatch.planning.scheduler import Scheduler
 from xbatch.planning.shards import SHARD_BYTES, SHARD_ROWS, ShardCutter
-from xbatch.planning.waiting import waiting_bytes
-from xbatch.rows.request import CHAT, Request
+from xbatch.planning.waiting import Order, Waiting, waiting_bytes
+from xbatch.rows.outcome import Completion, Failure, Outcome
+from xbatch.rows.request import CHAT, COMPLETIONS, Prompt, Request
 from xbatch.rows.shard import Shard
 
 IDS = st.lists(st.sampled_from(["", "a", "b", "c", "row-1", "\x00", "ü", "x" * 500]) | st.text(max_size=3), max_size=60)
@@ -334,3 +338,222 @@ def test_poison_is_found(data: st.DataObject, rows: int, limit: int) -> None:
     assert all(len(flight) <= limit for flight in trial.flights)
     blamed = [died[0] for died in trial.deaths if len(died) == 1]
     assert all(blamed.count(index) >= 2 for index in poison)
+
+
+# The order of what waits.
+
+
+def prompted(index: int, text: str, max_tokens: int = 16) -> Request:
+    prompt = Prompt(text.encode("utf-32-be"), max_tokens)
+    return Request(index, f"row-{index}", CHAT, {}, 10, prompt=prompt)
+
+
+def drained(waiting: Waiting) -> list[int]:
+    return [waiting.take().index for _ in range(len(waiting))]
+
+
+@given(st.binary(max_size=400), st.binary(max_size=400), st.binary(max_size=400))
+def test_common_tokens(same: bytes, one: bytes, two: bytes) -> None:
+    """The common beginning of two prompts is counted in whole tokens."""
+    one, two = same + one, same + two
+    equal = next((i for i in range(min(len(one), len(two))) if one[i] != two[i]), min(len(one), len(two)))
+    assert common_tokens(one, two) == equal // 4
+
+
+def test_sharing() -> None:
+    """What is shared is what the prompt before has in common; distinct prefixes are counted once each."""
+    prompts = [f"{group}{'x' * 15}{i:016}".encode("utf-32-be") for group in "ab" for i in range(5)]
+    found = sharing(prompts, 16)
+    assert found == Sharing(tokens=320, shared=128, distinct=32)
+    assert sharing([], 16) == Sharing()
+    assert sharing(prompts[:1], 16).shared == 0
+
+
+@pytest.mark.parametrize("groups", [1, 50, 20_000])
+def test_sharing_of_many_is_estimated(groups: int) -> None:
+    """Of many prompts a part is looked at, in whole groups, and tells about the same of all."""
+    prompts = [f"{i % groups:016}{i:016}".encode("utf-32-be") for i in range(40_000)]
+    whole, part = sharing(prompts, 16, most=len(prompts)), sharing(prompts, 16)
+    assert part.tokens == pytest.approx(whole.tokens)
+    assert part.shared == pytest.approx(whole.shared, rel=0.2)
+    assert part.distinct == pytest.approx(whole.distinct, rel=0.3, abs=30 * 16)
+
+
+TEXTS = st.sampled_from(["", "a", "ab", "abc" * 30, "abd" * 30, "b"])
+OFFER = st.tuples(TEXTS, st.sampled_from([0, 1, 16, 64, 4096]), st.booleans())
+
+
+@settings(deadline=None)
+@given(
+    st.sampled_from(["auto", "input", "prefix"]),
+    st.lists(st.one_of(OFFER, st.integers(1, 20)), max_size=150),
+    st.integers(0, 200),
+    st.integers(1, 8),
+)
+def test_everything_comes_out_once(order: Order, steps: list[object], cache: int, running: int) -> None:
+    """Whatever the order and whatever comes meanwhile, each request comes out exactly once."""
+    waiting = Waiting(order, running)
+    waiting.know_cache(cache, 4)
+    came, out = 0, []
+    for step in steps:
+        if isinstance(step, int):
+            for _ in range(min(step, len(waiting))):
+                taken = waiting.take()
+                waiting.lengths.learn(taken, taken.index % 50)
+                out.append(taken.index)
+        else:
+            text, max_tokens, has_prompt = step  # type: ignore[misc]
+            waiting.add(prompted(came, text, max_tokens) if has_prompt else request(came))
+            came += 1
+    out += drained(waiting)
+    assert sorted(out) == list(range(came))
+    assert waiting.num_bytes == 0
+    if order == "input":
+        assert out == sorted(out)
+
+
+def grouped(rows: int, groups: int, shared: int) -> list[Request]:
+    """Requests that share the beginning of their prompts with every `groups`-th one."""
+    return [prompted(i, f"{i % groups:02}{'x' * shared}{i:016}") for i in range(rows)]
+
+
+@pytest.mark.parametrize(
+    ("order", "cache", "shared", "together"),
+    [
+        ("auto", 10_000, 256, True),
+        ("auto", 100_000, 256, False),  # all prefixes fit
+        ("auto", 0, 256, False),  # nothing is kept
+        ("auto", 10_000, 0, False),  # nothing is shared
+        ("prefix", 0, 256, True),
+        ("input", 10_000, 256, False),
+    ],
+)
+def test_order(order: Order, cache: int, shared: int, together: bool) -> None:
+    """Prompts that begin alike run together where the cache can't keep what all of them share, or if told so."""
+    waiting = Waiting(order, 4)
+    waiting.know_cache(cache, 16)
+    for each in grouped(1_000, 100, shared):
+        waiting.add(each)
+    out = drained(waiting)
+    runs = sum(one % 100 != two % 100 for one, two in pairwise(out)) + 1
+    assert runs == (100 if together else 1_000)
+    assert together or out == sorted(out)
+
+
+def test_rounds_keep_nobody_waiting() -> None:
+    """With prompts deciding, a request is taken after at most one round, however many come before it in order."""
+    waiting = Waiting("prefix")
+    for index, text in enumerate(["m", "z"]):
+        waiting.add(prompted(index, text))
+    assert waiting.take().index == 0
+    for index in range(2, 50):
+        waiting.add(prompted(index, "a"))
+    assert waiting.take().index == 1
+
+
+def test_long_answers_first() -> None:
+    """Requests whose answers may be four times as long as the median run first, the longest first of all."""
+    limits = [10] * 20 + [30, 50, 2_000] + [10] * 20
+    waiting = Waiting("auto")
+    for index, limit in enumerate(limits):
+        waiting.add(prompted(index, f"{index}", limit))
+    out = drained(waiting)
+    assert out == [22, 21, *(i for i in range(43) if i not in (21, 22))]
+
+
+def test_prefixes_before_length() -> None:
+    """Where prompts decide, a long answer waits for its place, unless it would be the tail."""
+    for limit, first in ((100, 0), (5_000, 99)):
+        waiting = Waiting("prefix")
+        for index in range(100):
+            waiting.add(prompted(index, f"{index:02}", limit if index == 99 else 10))
+        assert waiting.take().index == first
+
+
+def test_lengths_are_learnt() -> None:
+    """What is allowed is expected at first, then what others of the same shape have had."""
+    lengths, one = Lengths(), prompted(0, "abc", 1_000)
+    assert lengths.expected(one) == 1_000
+    for _ in range(10):
+        lengths.learn(prompted(1, "xyz", 1_000), 20)
+    assert lengths.expected(one) == 20
+    assert lengths.expected(prompted(2, "abc" * 100, 1_000)) == 1_000
+    assert lengths.expected(request(3)) == 0
+    assert [length_class(n, 10) for n in (0, 10, 39, 40, 159, 160, 640)] == [0, 0, 0, 1, 1, 2, 3]
+
+
+def test_suspects_wait_for_rows_that_are_being_read() -> None:
+    """While rows are being read that may run before them, suspects do not begin."""
+    scheduler = Scheduler(4)
+    assert scheduler.offer(request(0), 2)
+    assert scheduler.admit(more=True) == []
+    assert [r.index for r in scheduler.admit()] == [0]
+
+
+# Repeats.
+
+
+def asking(index: int, **body: object) -> Request:
+    return Request(index, f"row-{index}", CHAT, body, 10)
+
+
+def test_which_answers_are_sure() -> None:
+    """Only rows at temperature 0 or with a seed are the same, and only if all else is."""
+    sure = [{"temperature": 0}, {"temperature": 0.0}, {"seed": 7}, {"temperature": 1, "seed": 0}]
+    unsure: list[dict[str, object]] = [{}, {"temperature": 0.1}, {"temperature": False}, {"seed": True}, {"seed": None}]
+    assert all(answer_key(asking(0, prompt="p", **body)) for body in sure)
+    assert not any(answer_key(asking(0, prompt="p", **body)) for body in unsure)
+    answer_key(asking(0, prompt="p", seed=1 << 80))
+    one = answer_key(asking(0, prompt="p", seed=1))
+    assert one == answer_key(asking(5, prompt="p", seed=1))
+    others = [asking(0, prompt="q", seed=1), asking(0, prompt="p", seed=2), asking(0, prompt="p", seed=1, n=2)]
+    others += [Request(0, "", COMPLETIONS, {"prompt": "p", "seed": 1}, 10)]
+    others += [Request(0, "", CHAT, {"prompt": "p", "seed": 1}, 10, to_context_end=True)]
+    assert one not in {answer_key(other) for other in others}
+
+
+@settings(deadline=None)
+@given(st.lists(st.integers(0, 5), max_size=60), st.data(), st.sampled_from([0, 1_000, 1 << 20]))
+def test_dedupe(keys: list[int], data: st.DataObject, kept_bytes: int) -> None:
+    """Every row gets its own key's outcome exactly once, one row of a key runs at a time, and nothing is left."""
+    dedupe = Dedupe(lambda _, outcome: outcome, kept_bytes)
+    running: dict[int, Request] = {}
+    outcomes: dict[int, Outcome] = {}
+
+    def land() -> None:
+        one = running.pop(data.draw(st.sampled_from(sorted(running))))
+        retryable = data.draw(st.booleans())
+        outcome = Failure("x", str(keys[one.index]), retryable)
+        assert one.index not in outcomes
+        outcomes[one.index] = outcome
+        for follower, its in dedupe.settle(one, outcome):
+            assert follower.index not in outcomes
+            outcomes[follower.index] = its
+        if (leader := dedupe.next_leader(one)) is not None:
+            running[leader.index] = leader
+
+    for index, key in enumerate(keys):
+        known = dedupe.join(one := asking(index), bytes([key]))
+        if known is True:
+            assert key not in {keys[other] for other in running}
+            running[index] = one
+        elif known is not False:
+            outcomes[index] = known
+        if running and data.draw(st.booleans()):
+            land()
+    while running:
+        land()
+    assert {index: outcome.message for index, outcome in outcomes.items() if isinstance(outcome, Failure)} == {
+        index: str(key) for index, key in enumerate(keys)
+    }
+    assert dedupe.num_bytes == 0
+
+
+def test_outcomes_are_kept_within_bounds() -> None:
+    """Of outcomes that are kept, those that were asked for longest ago go first."""
+    dedupe = Dedupe(lambda _, outcome: outcome, 3_000)
+    for index in range(3):
+        assert dedupe.join(asking(index), bytes([index])) is True
+        dedupe.settle(asking(index), Completion(b"x" * 1_000))
+        assert dedupe.join(asking(9), b"\x00") is not True
+    assert [dedupe.knows(bytes([index])) for index in range(3)] == [True, False, True]

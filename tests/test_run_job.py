@@ -15,11 +15,12 @@ import pytest
 from xbatch import intake
 from xbatch.engines.fake import FakeEngine
 from xbatch.errors import EngineError, Interrupted, StorageError
+from xbatch.planning.dedupe import Dedupe
 from xbatch.planning.scheduler import Scheduler
 from xbatch.planning.waiting import WAITING_BYTES
 from xbatch.rows.outcome import Failure, Outcome, Usage
-from xbatch.rows.request import CHAT, ParsedRow, Rejected, Request
-from xbatch.rows.response import response_line
+from xbatch.rows.request import CHAT, ParsedRow, Prompt, Rejected, Request
+from xbatch.rows.response import repeated, response_line
 from xbatch.rows.shard import Shard
 from xbatch.run import Stop, run_job
 from xbatch.state.journal import Journal
@@ -671,3 +672,153 @@ def test_fail_while_the_engine_is_started_again(tmp_path: Path) -> None:
     with pytest.raises(Interrupted, match="taken over"):
         asyncio.run(go())
     assert len(run.engine.asked) <= 20 + 8
+
+
+# Rows are prepared ahead, ordered, and asked once.
+
+
+def asking(**body: object) -> Callable[[int], ParsedRow]:
+    """Rows of which every fourth asks for the same."""
+    return lambda i: Request(i, f"row-{i}", CHAT, {"messages": [{"content": f"text {i % 4}"}], **body}, 50)
+
+
+def deduping() -> Dedupe:
+    return Dedupe(lambda index, outcome: repeated("job", index, outcome))
+
+
+@pytest.mark.parametrize("order", ["auto", "input", "prefix"])
+def test_the_output_keeps_its_order(tmp_path: Path, order: str) -> None:
+    """In whatever order rows run, responses stand in the order of the input; with `input` they also run in it."""
+    run = Run(tmp_path, 300, Recorder(max_in_flight=4, cache_tokens=64))
+    run.parsed = lambda i: Request(i, f"row-{i}", CHAT, {"messages": [{"content": f"{i % 9}" * 200 + f"{i}"}]}, 50)
+    run.plan = {"order": order}
+    assert asyncio.run(run.go())
+    assert [row.row for row in run.rows()] == list(range(300))
+    assert sorted(run.engine.asked) == list(range(300))
+    assert (run.engine.asked == list(range(300))) == (order == "input")
+
+
+def test_prompts_are_handed_over(tmp_path: Path) -> None:
+    """The engine gets its own prompts back with the requests."""
+    given: list[Prompt | None] = []
+
+    class Looking(Recorder):
+        async def generate(self, request: Request) -> Outcome:
+            given.append(request.prompt)
+            return await super().generate(request)
+
+    run = Run(tmp_path, 20, Looking())
+    assert asyncio.run(run.go())
+    assert [p.tokens.decode("utf-32-be") for p in given if p] == [f"text {i}" for i in requests(20)]
+
+
+@pytest.mark.parametrize("body", [{"temperature": 0}, {"seed": 5}, {"temperature": 0.5}])
+def test_the_same_is_asked_once(tmp_path: Path, body: dict[str, object]) -> None:
+    """Rows that are sure to get the same answer are asked once; each response has an id of its own."""
+    dedupe = deduping()
+    run = Run(tmp_path, 100, Recorder(max_in_flight=8, delay_s=0.001), dedupe=dedupe)
+    run.parsed = asking(**body)
+    assert asyncio.run(run.go())
+    once = body != {"temperature": 0.5}
+    assert sorted(run.engine.asked) == list(range(4 if once else 100))
+    assert dedupe.repeated == (96 if once else 0)
+    bodies = [json.loads(row.line)["response"]["body"] for row in run.rows()]
+    assert [b["choices"][0]["message"]["content"] for b in bodies] == [f"text {i % 4}" for i in range(100)]
+    assert len({b["id"] for b in bodies}) == 100
+    assert {b["id"].partition("-")[0] for b in bodies} == {"chatcmpl"}
+    assert len({tuple(b) for b in bodies}) == 1, "keys have changed places"
+
+
+def test_another_leads_where_one_fails(tmp_path: Path) -> None:
+    """A failure that trying again could mend is the row's own; others ask again. Other failures are everybody's."""
+
+    def answer(request: Request) -> str | Failure:
+        if request.index % 4 == 1:
+            return Failure("api_error", "no", status_code=400, body=b'{"error":{}}')
+        return "fine"
+
+    run = Run(tmp_path, 40, Recorder(answer=answer, fail_on=frozenset({0, 4})), dedupe=deduping())
+    run.parsed = asking(seed=1)
+    assert asyncio.run(run.go())
+    assert sorted(run.engine.asked) == [0, 1, 2, 3, 4, 8]
+    kinds = {row.row: row.kind for row in run.rows()}
+    assert [i for i, kind in kinds.items() if kind is Kind.RETRYABLE] == [0, 4]
+    assert [i for i, kind in kinds.items() if kind is Kind.FAILED] == list(range(1, 40, 4))
+
+
+def test_repeats_of_a_row_that_kills(tmp_path: Path) -> None:
+    """What kills the engine is asked no more often for being repeated, and all its repeats fail."""
+    dedupe = deduping()
+    run = Run(tmp_path, 40, Recorder(max_in_flight=8, poison=frozenset(range(2, 40, 4))), dedupe=dedupe)
+    run.parsed = asking(temperature=0)
+    assert asyncio.run(run.go())
+    assert {row.row for row in run.rows() if row.kind is Kind.FAILED} == set(range(2, 40, 4))
+    assert {i for i in run.engine.asked if i % 4 == 2} == {2}
+
+
+@pytest.mark.parametrize("at", [5, 30, 60])
+def test_repeats_over_deaths_and_stops(tmp_path: Path, at: int) -> None:
+    """Stopped or dead at any time, each row has one response in the end."""
+    body = {"temperature": 0}
+    first = Run(tmp_path, 100, Recorder(max_in_flight=8, delay_s=0.001, crash_on=at // 5), dedupe=deduping())
+    first.parsed = lambda i: Request(i, f"row-{i}", CHAT, {"messages": [{"content": f"{i % 40}"}], **body}, 50)
+
+    async def go() -> bool:
+        complete, _ = await asyncio.gather(first.go(), soon(first, at // 4))
+        return complete
+
+    asyncio.run(go())
+    second = Run(tmp_path, 100, Recorder(), dedupe=deduping())
+    second.parsed = first.parsed
+    assert asyncio.run(second.go())
+    assert [row.row for row in second.rows()] == list(range(100))
+    assert not second.errors()
+
+
+# The engine is still loading.
+
+
+def test_rows_are_read_while_the_engine_loads(tmp_path: Path) -> None:
+    """Until the engine is ready rows are read and planned, and none is asked."""
+    engine = Recorder(max_in_flight=8, start_s=0.3)
+    read: list[int] = []
+
+    async def ready() -> None:
+        await engine.start()
+        read.append(run.read)
+        assert not engine.asked
+
+    run = Run(tmp_path, 300, engine, ready=ready())
+    assert asyncio.run(run.go())
+    assert read == [300]
+    assert [row.row for row in run.rows()] == list(range(300))
+
+
+@pytest.mark.parametrize("rows", [0, 20])
+def test_an_engine_that_does_not_load(tmp_path: Path, rows: int) -> None:
+    """What keeps the engine from being ready ends the run, with nothing asked."""
+
+    async def ready() -> None:
+        await asyncio.sleep(0.01)
+        raise EngineError("no memory")
+
+    run = Run(tmp_path, rows, Recorder(), ready=ready())
+    with pytest.raises(EngineError, match="no memory"):
+        asyncio.run(run.go())
+    assert not run.engine.asked
+
+
+def test_stop_while_the_engine_loads(tmp_path: Path) -> None:
+    """A run that is stopped while the engine loads waits for it no longer."""
+
+    async def go() -> bool:
+        async def later() -> None:
+            await asyncio.sleep(0.05)
+            run.stop.request()
+
+        complete, _ = await asyncio.gather(run.go(), later())
+        return complete
+
+    run = Run(tmp_path, 20, Recorder(), ready=asyncio.sleep(3600))
+    assert not asyncio.run(asyncio.wait_for(go(), 10))
+    assert not run.engine.asked

@@ -46,7 +46,8 @@ def sharing(prompts: Sequence[bytes], block: int = 1, most: int = SAMPLE) -> Sha
     for run in _runs(prompts, most):
         looked_at += len(run)
         tokens += sum(map(len, run)) // TOKEN_BYTES
-        before = 0
+        # What the first ones of a stretch share may be shared by many before them.
+        before = 0 if len(prompts) <= most else common_tokens(*run[:2]) if len(run) > 1 else 0
         for one, two in pairwise(run):
             common = common_tokens(one, two) // block * block
             shared += common

@@ -53,29 +53,32 @@ class Waiting:
         self._next_round: list[_Entry] = []
         self._last: tuple[bytes, int] = (b"", -1)
         self._came = 0
-        self._planned = self._taken = 0
+        self._count = self._taken = 0
+        self._few = self._many = self._looked = 0
         self._median = 0
-        self._rest_s = 0.0
+        self._work = 0.0
 
     def __len__(self) -> int:
         """The number of requests."""
-        return len(self._long) + len(self._round) + len(self._next_round)
+        return self._count
 
     def know_cache(self, tokens: int, block: int) -> None:
         """Take in how many tokens of prompts the engine can keep, and in what blocks."""
-        self._cache, self._planned = (tokens, max(block, 1)), 0
+        self._cache, self._many = (tokens, max(block, 1)), 0
 
     def add(self, request: Request) -> None:
         """Let a request wait."""
         self.num_bytes += waiting_bytes(request)
         self._came += 1
+        self._count += 1
         self._put(self._entry(request, self._came))
 
     def take(self) -> Request:
         """Take out the request that is next; there must be one."""
-        if self._order != "input" and self._due:
+        if self._order != "input" and (not self._few < self._count < self._many or self._taken >= self._looked):
             self._plan()
         self._taken += 1
+        self._count -= 1
         if self._long:
             request = heappop(self._long)[3]
         else:
@@ -86,22 +89,17 @@ class Waiting:
         self.num_bytes -= waiting_bytes(request)
         return request
 
-    @property
-    def _due(self) -> bool:
-        """So much has come or gone that the order should be thought over."""
-        now = max(len(self), _FEW)
-        changed = now >= 2 * self._planned or 2 * now <= self._planned
-        return changed or self._taken >= max(self._planned, _LOOK_AGAIN)
-
     def _plan(self) -> None:
+        """Think the order over, as is due whenever much has come or gone."""
         entries = list(chain(self._long, self._round, self._next_round))
-        self._planned, self._taken = max(len(entries), _FEW), 0
+        self._few = self._count // 2 if self._count > _FEW else 0
+        self._many, self._looked, self._taken = max(2 * self._count, _FEW), max(self._count, _LOOK_AGAIN), 0
         sample = [entry[3] for entry in entries[:: len(entries) // SAMPLE + 1]]
         expected = [self.lengths.expected(request) for request in sample]
         mean = sum(expected) / len(sample)
         before = (self.by_prefix, self._median)
         self._median = median_low(expected)
-        self._rest_s = mean * len(entries) / self._max_running
+        self._work = mean * len(entries)
         if self._order == "auto":
             self.by_prefix = self._pays([entry[3] for entry in entries], mean)
         if len(entries) <= SAMPLE or before != (self.by_prefix, self._median):
@@ -115,7 +113,8 @@ class Waiting:
             return False
         found = sharing(prompts, block)
         running = min(self._max_running, len(requests)) * (found.tokens / len(prompts) + answer_tokens)
-        return found.shared >= WORTH_IT * found.tokens and found.distinct > tokens - running
+        too_many = self.by_prefix or found.distinct > tokens - running  # the last ones fit, which is no reason to turn
+        return found.shared >= WORTH_IT * found.tokens and too_many
 
     def _entry(self, request: Request, number: int) -> _Entry:
         tokens = request.prompt.tokens if self.by_prefix and request.prompt is not None else b""
@@ -123,7 +122,9 @@ class Waiting:
             return 0, tokens, number, request
         expected = self.lengths.expected(request)
         far = length_class(expected, self._median)
-        return 0 if self.by_prefix and expected < self._rest_s else -far, tokens, number, request
+        if self.by_prefix and expected * (self._max_running + 1) < self._work:
+            far = 0  # others will still run when it has ended
+        return -far, tokens, number, request
 
     def _put(self, entry: _Entry) -> None:
         if entry[0]:
