@@ -6,11 +6,11 @@ import shutil
 from asyncio import to_thread
 from collections.abc import Callable, Iterator
 from contextlib import suppress
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from xbatch import crash, storage
+from xbatch import crash
+from xbatch.assemble.beginning import Beginning
 from xbatch.assemble.continuing import Continuing
 from xbatch.assemble.course import Course
 from xbatch.assemble.indexing import Indexing
@@ -19,7 +19,7 @@ from xbatch.assemble.output import open_output, output_settings
 from xbatch.assemble.planner import make_dedupe, make_respond, make_scheduler
 from xbatch.assemble.starting import EngineStarter, Starter
 from xbatch.engines.build import build_fake
-from xbatch.errors import EngineError, Interrupted, StorageError, UsageError, XbatchError
+from xbatch.errors import EngineError, Interrupted, UsageError, XbatchError
 from xbatch.finish import finish_job
 from xbatch.job.places import Places, find_places
 from xbatch.job.spec import JobSpec
@@ -29,7 +29,7 @@ from xbatch.run import Stop, run_job
 from xbatch.state.folder import JobFile, StateFolder
 from xbatch.state.journal import Journal
 from xbatch.state.lease import Lease
-from xbatch.state.passes import JournalMaker, Passes, next_round
+from xbatch.state.passes import next_round
 
 LEAVE_S = 3.0
 """Time to seal what a job that is stopped has settled: it is all in the log, so a store that hangs holds nobody up."""
@@ -78,6 +78,9 @@ class Job:
         self._sink = open_output(spec, self.places, self._sources, self._spool)
         look, term_s = self.course.heartbeat, spec.lease_s
         self._lease = Lease(self.state.store, self.state.path, term_s=term_s, look=look, lost=self._fail, tell=tell)
+        self._beginning = Beginning(
+            spec, self.state, self._continuing, self._indexing, self._lease, self.course, tell, self._fail
+        )
 
     async def run(self) -> dict[str, Any]:
         """Do what is left of the job and return its report.
@@ -152,14 +155,15 @@ class Job:
         return report
 
     async def _run_leased(self) -> dict[str, Any]:
-        job = await to_thread(self._resume)
+        await to_thread(self._sink.clean)
+        job = await to_thread(self._beginning.resume)
         if job is None or self.course.passes is None or not self.course.passes.complete:
             model = await to_thread(self._indexing.choose_model)
             loading = await self._load(model)
             try:
                 await self._indexing.complete()
                 self._tell_rows()
-                job = await to_thread(self._begin, model)
+                job = await to_thread(self._beginning.begin, model)
                 await self._answer(job, loading)
             finally:
                 await _end(loading)
@@ -172,28 +176,6 @@ class Job:
             await to_thread(self.course.passes.current.close)
             crash.here("round-done")
         return await to_thread(self._finish, job)
-
-    def _resume(self) -> JobFile | None:
-        """Take up what earlier runs have left, None if this run begins the job."""
-        self.state.clean()
-        self._sink.clean()
-        if not storage.is_local(self.state.uri) and not storage.is_exclusive(self.state.store):
-            self._tell(f"{self.state.uri} does not keep two writers apart: run one process at a time")
-        job = self._continuing.begun()
-        if job is not None:
-            job = self._continuing.accept(job, self._tell)
-            if (plan := self.state.plan()) is not None and self._indexing.use(plan):
-                self._open_passes(job)
-        return job
-
-    def _open_passes(self, job: JobFile) -> None:
-        def opened(journal: Journal) -> None:
-            self.course.earlier = replace(journal.counts)
-
-        make = JournalMaker(
-            self.state, job.job, self._lease.epoch, self._spec.commit_interval_s, self._lease.check, self._fail, opened
-        )
-        self.course.passes = Passes(self._indexing.index.shards, make)
 
     async def _load(self, model: str | None) -> "asyncio.Task[None] | None":
         """Begin to get the engine ready, once it has taken its settings; None if no row needs it."""
@@ -209,22 +191,6 @@ class Job:
             self._tell("the input holds no rows")
         if index.first_rejected is not None and not self.course.earlier.total:
             self._tell(f"{index.rejected:,} rows can't be sent; the first: {index.first_rejected}")
-
-    def _begin(self, model: str | None) -> JobFile:
-        """Make the state of a new job, or complete that of one which was interrupted early."""
-        if self._spec.restart or self.state.clearing:
-            self.state.clear()
-        job = self.state.create(self._continuing.identity(model))
-        self._continuing.agree(job)
-        if self.course.passes is None:
-            before, plan = self.state.plan(), self._indexing.plan()
-            if before is not None and plan.shards[: len(before.shards)] != before.shards:
-                raise StorageError("inputs that the job has read before have changed")
-            self.state.write_plan(plan)
-            if before is not None:
-                crash.here("extend-planned")
-            self._open_passes(job)
-        return job
 
     async def _answer(self, job: JobFile, loading: "asyncio.Task[None] | None") -> None:
         """Settle every row of the current pass; until the engine is loaded, rows are read and planned.

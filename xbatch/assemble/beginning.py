@@ -1,0 +1,79 @@
+"""The beginning of a run: the state of its job is taken up, or made."""
+
+from collections.abc import Callable
+from dataclasses import replace
+
+from xbatch import crash, storage
+from xbatch.assemble.continuing import Continuing
+from xbatch.assemble.course import Course
+from xbatch.assemble.indexing import Indexing
+from xbatch.errors import StorageError, XbatchError
+from xbatch.job.spec import JobSpec
+from xbatch.state.folder import JobFile, StateFolder
+from xbatch.state.journal import Journal
+from xbatch.state.lease import Lease
+from xbatch.state.passes import JournalMaker, Passes
+
+
+class Beginning:
+    """Takes up or makes the state of a job, and opens its journal for `course`; only for the holder of the lease.
+
+    `fail` is called with what other threads find out later.
+    """
+
+    def __init__(
+        self,
+        spec: JobSpec,
+        state: StateFolder,
+        continuing: Continuing,
+        indexing: Indexing,
+        lease: Lease,
+        course: Course,
+        tell: Callable[[str], None],
+        fail: Callable[[XbatchError], None],
+    ) -> None:
+        self._spec = spec
+        self._state = state
+        self._continuing = continuing
+        self._indexing = indexing
+        self._lease = lease
+        self._course = course
+        self._tell = tell
+        self._fail = fail
+
+    def resume(self) -> JobFile | None:
+        """Take up what earlier runs have left, None if this run begins the job."""
+        self._state.clean()
+        if not storage.is_local(self._state.uri) and not storage.is_exclusive(self._state.store):
+            self._tell(f"{self._state.uri} does not keep two writers apart: run one process at a time")
+        job = self._continuing.begun()
+        if job is not None:
+            job = self._continuing.accept(job, self._tell)
+            if (plan := self._state.plan()) is not None and self._indexing.use(plan):
+                self._open_passes(job)
+        return job
+
+    def _open_passes(self, job: JobFile) -> None:
+        def opened(journal: Journal) -> None:
+            self._course.earlier = replace(journal.counts)
+
+        make = JournalMaker(
+            self._state, job.job, self._lease.epoch, self._spec.commit_interval_s, self._lease.check, self._fail, opened
+        )
+        self._course.passes = Passes(self._indexing.index.shards, make)
+
+    def begin(self, model: str | None) -> JobFile:
+        """Make the state of a new job, or complete that of one which was interrupted early."""
+        if self._spec.restart or self._state.clearing:
+            self._state.clear()
+        job = self._state.create(self._continuing.identity(model))
+        self._continuing.agree(job)
+        if self._course.passes is None:
+            before, plan = self._state.plan(), self._indexing.plan()
+            if before is not None and plan.shards[: len(before.shards)] != before.shards:
+                raise StorageError("inputs that the job has read before have changed")
+            self._state.write_plan(plan)
+            if before is not None:
+                crash.here("extend-planned")
+            self._open_passes(job)
+        return job
