@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from checking import URL
 from gradio_client import Client
 
-START_S = 60
+START_S = 180
 
 
 @contextmanager
