@@ -141,7 +141,7 @@ def settings(work: Workload, small: bool) -> dict[str, Any]:  # noqa: FBT001
     """Settings of vLLM that all get."""
     made: dict[str, Any] = {"load_format": "dummy", "dtype": "bfloat16"}
     if small:
-        made |= {"enforce_eager": True, "kv_cache_memory_bytes": 256 << 20, "max_model_len": 2048}
+        made |= {"dtype": "float32", "enforce_eager": True, "kv_cache_memory_bytes": 256 << 20, "max_model_len": 2048}
     return made | ({"num_gpu_blocks_override": work.blocks} if work.blocks else {})
 
 
@@ -196,8 +196,8 @@ class Watch:
     def _look(self, process: psutil.Process) -> None:
         with suppress(psutil.Error):
             if title := process.cmdline():
-                used = process.cpu_times()
-                self._seen[process.pid] = (title[0].startswith("VLLM::"), used.user + used.system)
+                is_engine = title[0].startswith("VLLM::") or self._seen.get(process.ppid(), (False, 0))[0]
+                self._seen[process.pid] = (is_engine, sum(process.cpu_times()[:2]))  # user, system
 
     def own_cpu_s(self) -> float:
         """CPU time of all processes but vLLM's."""

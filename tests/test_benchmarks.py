@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from transformers import AutoConfig, AutoTokenizer
 
-from benchmarks.peers import commands, contest, models, plots, results, rows, workloads
+from benchmarks.peers import commands, contest, machine, models, plots, results, rows, workloads
 from benchmarks.peers.bench import FEW, Bench
 from benchmarks.peers.claims import CPU, GROWTH, RATE, WHOLE, Claim
 from benchmarks.peers.measuring import Measured, measure
@@ -109,7 +109,7 @@ def test_every_peer_gets_the_same_engine(peer: str, tmp_path: Path) -> None:
     setting = commands.Setting(kv_bytes=123_456, kv_blocks=789)
     task = commands.Task(MODEL_PATH, setting, tmp_path / "rows", tmp_path / "answers")
     line = " ".join(commands.COMMANDS[peer](task))
-    for word in (str(MODEL_PATH), "123456", "789", "bfloat16", str(task.rows), str(task.answers)):
+    for word in (str(MODEL_PATH), "123456", "789", machine.dtype(), str(task.rows), str(task.answers)):
         assert word in line
 
 

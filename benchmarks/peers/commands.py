@@ -6,6 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+from benchmarks.peers.machine import dtype
 from benchmarks.peers.rows import MODEL
 
 OFFLINE = Path(__file__).parent / "offline.py"
@@ -44,7 +45,7 @@ class Task:
 def xbatch(task: Task) -> list[str]:
     """`xbatch run`, with its own choice of limits and order."""
     command = [sys.executable, "-m", "xbatch", "run", str(task.rows), "-o", str(task.answers)]
-    command += ["--model", str(task.model), "--served-model-name", MODEL, "--dtype", "bfloat16"]
+    command += ["--model", str(task.model), "--served-model-name", MODEL, "--dtype", dtype()]
     for name, value in task.setting.words():
         command += ["--engine-arg", f"{name}={value}"]
     return command
@@ -53,7 +54,7 @@ def xbatch(task: Task) -> list[str]:
 def run_batch(task: Task) -> list[str]:
     """`vllm run-batch` as it is shipped."""
     command = [sys.executable, "-m", "vllm.entrypoints.openai.run_batch", "-i", str(task.rows), "-o", str(task.answers)]
-    command += ["--model", str(task.model), "--served-model-name", MODEL, "--dtype", "bfloat16", "--enforce-eager"]
+    command += ["--model", str(task.model), "--served-model-name", MODEL, "--dtype", dtype(), "--enforce-eager"]
     for name, value in task.setting.words():
         command += [f"--{name.replace('_', '-')}", value]
     return command
@@ -89,7 +90,7 @@ def _offline(how: str, task: Task) -> list[str]:
 def _engine(task: Task) -> list[str]:
     settings = {name: int(value) for name, value in task.setting.words()}
     settings |= {"max_num_seqs": SEQUENCES, "max_num_batched_tokens": BATCHED_TOKENS}
-    return [str(task.model), json.dumps(settings | {"enforce_eager": True, "dtype": "bfloat16"})]
+    return [str(task.model), json.dumps(settings | {"enforce_eager": True, "dtype": dtype()})]
 
 
 COMMANDS: dict[str, Callable[[Task], list[str]]] = {

@@ -22,15 +22,16 @@ _TICKS_S = os.sysconf("SC_CLK_TCK")
 class Measured:
     """One command's run.
 
-    Own is every process of it that is not one of vLLM's: those call themselves `VLLM::EngineCore` and so on. A process
-    that has ended keeps what it had when it was last seen.
+    Own is every process of it that is not one of vLLM's: those call themselves `VLLM::EngineCore` and so on, or descend
+    from one that does. A process that has ended keeps what it had when it was last seen.
     """
 
     took_s: float
     own_cpu_s: float
     engine_cpu_s: float
     own_peak_bytes: int
-    """The sum of each process's peak of resident memory."""
+    """The sum of each process's peak of resident memory, but of none that was gone before the engine came: vLLM looks
+    at a model in a process that lives for a moment."""
     tree_peak_bytes: int
 
 
@@ -39,6 +40,8 @@ class _Seen:
     is_engine: bool = False
     cpu_s: float = 0.0
     peak_bytes: int = 0
+    first_s: float = 0.0
+    last_s: float = 0.0
 
 
 def measure(command: Sequence[str], log: Path) -> Measured:
@@ -55,7 +58,8 @@ def measure(command: Sequence[str], log: Path) -> Measured:
     watcher.join()
     engine = [each for each in seen.values() if each.is_engine]
     own = [each for each in seen.values() if not each.is_engine]
-    own_peak = sum(each.peak_bytes for each in own)
+    engine_s = min((each.first_s for each in engine), default=0.0)
+    own_peak = sum(each.peak_bytes for each in own if each.last_s >= engine_s)
     return Measured(
         took_s,
         sum(each.cpu_s for each in own),
@@ -86,13 +90,16 @@ def _look(pid: int, seen: dict[int, _Seen]) -> None:
     place = Path(f"/proc/{pid}")
     try:
         title = (place / "cmdline").read_bytes()
-        ticks = (place / "stat").read_text(encoding="utf-8").rpartition(")")[2].split()[11:13]
+        _, parent, *rest = (place / "stat").read_text(encoding="utf-8").rpartition(")")[2].split()
         status = (place / "status").read_text(encoding="utf-8").partition("VmHWM:")[2].split(maxsplit=1)
     except (OSError, ValueError):
         return
     if title and status:  # else it has ended and only waits to be asked how
         each = seen.setdefault(pid, _Seen())
-        each.is_engine = title.startswith(b"VLLM::")
-        each.cpu_s = sum(map(int, ticks)) / _TICKS_S
+        above = seen.get(int(parent))
+        each.is_engine = title.startswith(b"VLLM::") or (above is not None and above.is_engine)
+        each.cpu_s = sum(map(int, rest[9:11])) / _TICKS_S
+        each.last_s = time.monotonic()
+        each.first_s = each.first_s or each.last_s
         # Of the process's own making: the peak of `getrusage` would begin with that of the parent.
         each.peak_bytes = 1024 * int(status[0])

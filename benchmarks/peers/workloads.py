@@ -40,7 +40,7 @@ def documents() -> Contest:
 
 def roomy() -> Contest:
     """The same documents and a cache that holds all: an order can win nothing, and must lose nothing."""
-    setting = Setting("33M", kv_bytes=2 << 30)
+    setting = Setting("33M", kv_bytes=3 << 30)
     return Contest(
         "roomy", f"{SHUFFLED}, cache for all", 800, {"": rows.over_documents}, (Bar(TUNED, RATE, 1.0),), setting
     )
