@@ -304,7 +304,7 @@ def test_finalizing_is_a_pure_function(tmp_path: Path, stopped_jobs: dict[str, T
 
 def test_second_process(tmp_path: Path) -> None:
     """A second process for the same job exits 75 at once, names host, process and heartbeat, and disturbs nothing."""
-    trial = Trial(tmp_path, delay_s=0.1)
+    trial = Trial(tmp_path, delay_s=0.5)
     process = trial.running()
     second = trial.run()
     assert (second.code, second.took_s < 5) == (75, True), second
