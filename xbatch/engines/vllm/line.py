@@ -27,7 +27,7 @@ class Spoken:
 
 
 class EngineLine:
-    """Asks vLLM's engine process, and listens to what it tells of its steps."""
+    """Asks vLLM's engine process, and listens to what it tells of its steps; made in the event loop."""
 
     def __init__(self, llm: AsyncLLM, admission: Admission) -> None:
         self.load = Load()
@@ -39,6 +39,7 @@ class EngineLine:
         self._process, self._propagate = processor.process_outputs, processor.propagate_error
         processor.process_outputs, processor.propagate_error = self._take, self._fail
         processor.update_scheduler_stats = self._look
+        llm._run_output_handler()  # noqa: SLF001 - else it is the first request of a serving class that has it listen
 
     async def ask(self, core: Any) -> Spoken:
         """Everything that the engine says to a request.
