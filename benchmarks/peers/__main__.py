@@ -3,8 +3,8 @@
     make bench                             the usual set; BENCH="unique mixed" chooses, MINUTES=60 makes more rounds
     python -m benchmarks.peers [--minutes 24] [--rounds 3] [NAME ...]
 
-Each round runs every workload once. Another round of a workload begins only if there is time for it. After each round
-the table (results.md, results.json) and the plots are written anew.
+Each round runs every workload once; a workload begins only if there is time left for as long as it took before. After
+each the table (results.md, results.json) and the plots are written anew.
 """
 
 import argparse
@@ -43,8 +43,8 @@ def main() -> None:
         bench = Bench(Path(folder), given.scale)
         for number in range(given.rounds):
             for workload in chosen:
-                if number and time.monotonic() + workload.took_s > ends_s:
-                    print(f"{workload.name}: no time for round {number + 1}", file=sys.stderr)
+                if time.monotonic() + workload.took_s > ends_s:
+                    print(f"{workload.name}: no time for its round {number + 1}", file=sys.stderr)
                     continue
                 try:
                     workload.round(bench, number)
@@ -54,7 +54,7 @@ def main() -> None:
                 results = _results(about, bench, chosen)
                 write(results, given.results)
                 plot(results.claims, given.results)
-    print("\n".join(table(results.claims)))
+        print("\n".join(table(_results(about, bench, chosen).claims)))
     if failed:
         raise SystemExit(f"failed: {', '.join(failed)}")
 
