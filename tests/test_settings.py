@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from xbatch.engines.vllm.settings import GIB, Choice, Machine, choose
+from xbatch.engines.vllm.settings import GIB, Choice, Machine, choose, threads
 from xbatch.rows.request import CHAT, Request
 from xbatch.rows.sizes import Expectation, RowSizes
 
@@ -65,6 +65,17 @@ def test_the_cache_follows_the_rows() -> None:
     assert default == short == 512 * 1024 * 1024
     assert long == 512 * 6000 * 1024
     assert chosen(replace(CPU, free_bytes=GIB), LONG)["kv_cache_memory_bytes"] == int(0.4 * GIB)
+
+
+def test_a_job_computes_on_all_of_few_cores() -> None:
+    """Where there are few cores none is kept for a scheduler that waits, but for servers, siblings and one core."""
+    choice = threads({1, 0}, has_siblings=False, expected=SHORT)
+    assert choice is not None
+    assert choice.value == "0,1"
+    assert threads({0, 1}, has_siblings=True, expected=SHORT) is None
+    assert threads({0, 1}, has_siblings=False, expected=None) is None
+    assert threads({0}, has_siblings=False, expected=SHORT) is None
+    assert threads(set(range(16)), has_siblings=False, expected=SHORT) is None
 
 
 def test_choices_say_why() -> None:

@@ -25,7 +25,7 @@ from xbatch.engines.vllm.bodies import typed_body
 from xbatch.engines.vllm.card import make_card
 from xbatch.engines.vllm.line import EngineLine
 from xbatch.engines.vllm.lookup import check_model
-from xbatch.engines.vllm.machine import look_at_cache, look_at_machine
+from xbatch.engines.vllm.machine import look_at_cache, look_at_cores, look_at_machine
 from xbatch.engines.vllm.refusals import first_line
 from xbatch.engines.vllm.settings import Choice, choose
 from xbatch.engines.vllm.versions import init_app_state
@@ -80,6 +80,9 @@ class VllmEngine:
         given = {name.replace("-", "_") for name in self._settings}
         choices = choose(look_at_machine(self._model, self._args), given, self._expected)
         self._args = arguments.parse(self._settings | {c.name: c.value for c in choices})
+        if (cores := look_at_cores(self._args, self._expected)) is not None:
+            choices.append(cores)
+            self._processes.variables[cores.name] = str(cores.value)
         self._args.disable_log_stats = True
         try:
             config = self._make_config()

@@ -46,6 +46,8 @@ class EngineProcesses:
     """
 
     def __init__(self, owner: str) -> None:
+        self.variables = dict(_VARIABLES)
+        """What its processes find in their environment."""
         self._leftovers = mark_of(owner) if owner else ""
         self._mark = ""
         self._watchdog: subprocess.Popen[bytes] | None = None
@@ -60,7 +62,7 @@ class EngineProcesses:
         # A watchdog must not take the next start's processes for its own, so each start has a mark of its own.
         self._mark = f"{self._leftovers or secrets.token_hex(16)}.{secrets.token_hex(8)}"
         self._watchdog = _start_watchdog(self._mark)
-        os.environ.update(_VARIABLES)
+        os.environ.update(self.variables)
         os.environ[watchdog.VARIABLE] = self._mark
         try:
             yield

@@ -15,6 +15,10 @@ GPU_SEQUENCES = 512
 """The largest batch that vLLM captures CUDA graphs for."""
 GPU_WORKSPACE_BYTES = 4 << 30
 """For activations, CUDA graphs and whatever else is no cache."""
+FEW_CORES = 4
+"""Of so many, one that does next to nothing is a loss."""
+THREADS = "VLLM_CPU_OMP_THREADS_BIND"
+"""The environment variable that tells vLLM's worker on a CPU on which cores to compute."""
 GIB = 1 << 30
 
 
@@ -70,6 +74,19 @@ def choose(machine: Machine, given: AbstractSet[str], expected: Expectation | No
     """
     choices = _for_cpu(machine, given, expected) if machine.is_cpu else _for_gpu(machine, expected)
     return [choice for choice in choices if choice.name not in given]
+
+
+def threads(cores: AbstractSet[int], *, has_siblings: bool, expected: Expectation | None) -> Choice | None:
+    """On which cores a CPU computes, where it is not vLLM's own choice.
+
+    vLLM keeps a core for its scheduler and whoever feeds it. These wait while the worker computes, and a job's rows
+    are prepared beforehand, so on a machine of few cores the worker has them all. Threads that are `siblings` of one
+    core are left to vLLM, and so are servers, whose requests come as they come.
+    """
+    if expected is None or has_siblings or not 1 < len(cores) <= FEW_CORES:
+        return None
+    reason = "who feeds the engine needs hardly a core"
+    return Choice(THREADS, ",".join(map(str, sorted(cores))), reason)
 
 
 def _for_gpu(machine: Machine, expected: Expectation | None) -> list[Choice]:
