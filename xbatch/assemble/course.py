@@ -4,6 +4,7 @@ import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
+from xbatch.engines import Load
 from xbatch.planning.scheduler import Scheduler
 from xbatch.report.progress import Snapshot, measure
 from xbatch.state.records import Counts
@@ -31,6 +32,8 @@ class Course:
         self.began_s = time.monotonic()
         self._rows = rows
         self._answering_since_s: float | None = None
+        self._load: Callable[[], Load] = Load
+        self._load_before = Load()
 
     @property
     def running_s(self) -> float:
@@ -42,9 +45,9 @@ class Course:
         """Rows are in flight, so stopping means to drain."""
         return self.phase in ("running", "draining")
 
-    def run(self, scheduler: Scheduler) -> None:
-        """Rows are being answered from here on."""
-        self.phase, self.scheduler = "running", scheduler
+    def run(self, scheduler: Scheduler, load: Callable[[], Load]) -> None:
+        """Rows are being answered from here on by an engine of this load."""
+        self.phase, self.scheduler, self._load, self._load_before = "running", scheduler, load, load()
         self._answering_since_s = self._answering_since_s or time.monotonic()
 
     def drain(self) -> None:
@@ -62,8 +65,13 @@ class Course:
         in_flight = self.scheduler.in_flight if self.scheduler else 0
         if self.passes is None:
             return Snapshot(self.phase, self._rows(), Counts(), self.earlier, 0.0, 0)
-        current = self.passes.current.counts
-        return Snapshot(self.phase, self.passes.total, current, self.earlier, self.running_s, in_flight)
+        current, cached = self.passes.current.counts, self._cached_share()
+        return Snapshot(self.phase, self.passes.total, current, self.earlier, self.running_s, in_flight, cached)
+
+    def _cached_share(self) -> float | None:
+        now, before = self._load(), self._load_before
+        prompts = now.prompt_tokens - before.prompt_tokens
+        return (now.cached_tokens - before.cached_tokens) / prompts if prompts > 0 else None
 
     def heartbeat(self) -> tuple[str, dict[str, Any]]:
         """What heartbeats tell: the phase, and figures."""

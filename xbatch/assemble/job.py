@@ -207,7 +207,7 @@ class Job:
         async def ready() -> None:
             if loading is not None:
                 await asyncio.shield(loading)
-            self.course.run(scheduler)
+            self.course.run(scheduler, lambda: engine.load)
 
         self._stop.listen(self.course.drain)
         try:

@@ -129,7 +129,7 @@ class EngineStarter:
         if self._spec.engine_name == "fake":
             return build_fake(self._spec.engine_args)
         self._before(self._log)
-        names = [model, *self._spec.served_model_name]
+        names = [*self._spec.served_model_name, model]  # answers carry the first one
         settings, adapters = self._spec.engine_args, self._spec.lora_modules
         return build_vllm(model_place(model), names, adapters, settings, self._owner, self._expect())
 

@@ -160,7 +160,7 @@ class Validation:
         self._tell(f"getting ready to count the tokens of {model}")
         if spec.engine_name != "fake":
             before(scratch / "engine.log")
-        names = [model, *spec.served_model_name]
+        names = [*spec.served_model_name, model]
         return build_judge(spec.engine_name, model_place(model), names, spec.lora_modules, spec.engine_args)
 
     def _first_model(self) -> str | None:

@@ -30,6 +30,8 @@ class Snapshot:
     running_s: float
     """Time since this run began to answer."""
     in_flight: int
+    cached_share: float | None = None
+    """Of the prompts' tokens, those that the engine had in its cache; None where it tells of none."""
 
 
 def measure(seen: Snapshot) -> dict[str, float | None]:
@@ -61,6 +63,7 @@ class JsonProgress:
             "completed": seen.counts.completed,
             "failed": seen.counts.failed,
             "in_flight": seen.in_flight,
+            "prefix_cache_hits": None if seen.cached_share is None else round(seen.cached_share, 3),
             **measure(seen),
         }
         self._stream.write(json.dumps(line) + "\n")
@@ -142,6 +145,7 @@ def _figures(seen: Snapshot, speed: dict[str, float | None]) -> str:
         f"{counts.failed:,} failed",
         f"{speed['prompt_tokens_per_s']:,.0f} tok/s in",
         f"{speed['completion_tokens_per_s']:,.0f} out",
+        *([] if seen.cached_share is None else [f"{seen.cached_share:.0%} from cache"]),
         f"{seen.in_flight:,} in flight",
         "ETA " + ("?" if eta is None else duration(eta)),
     ]

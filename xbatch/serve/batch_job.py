@@ -44,6 +44,10 @@ class Serving:
     """Inputs that are looked at, and batches that are closed early, at a time."""
 
 
+LOOK_AHEAD = 8 << 20
+"""Bytes of a batch's rows that are planned at a time: thinking a large plan over would keep online requests waiting."""
+
+
 def spec_of(serving: Serving, standing: Standing, begun: Begun) -> JobSpec:
     """What the job of a batch is to do."""
     asked, uri_of = standing.asked, serving.files.uri_of
@@ -54,6 +58,7 @@ def spec_of(serving: Serving, standing: Standing, begun: Begun) -> JobSpec:
         "state": serving.batches.state_of(asked.id),
         "accept_change": _MAY_CHANGE,
         "format": "batch",
+        "look_ahead": min(serving.spec.look_ahead, LOOK_AHEAD),
     }
     unset = ["output_format", "request", "parse", "columns", "max_output_file", "deadline", "retry_failed"]
     off = ["restart", "extend", "with_input"]

@@ -58,7 +58,7 @@ class Server:
         folder.mkdir(parents=True, exist_ok=True)
         starter = EngineStarter(spec, folder, folder / "vllm.log", before_engine, tell)
         self._keeper = EngineKeeper(starter, spec.model, tell)
-        names = [spec.model, *spec.served_model_name]
+        names = [*spec.served_model_name, spec.model]
         served = Served(self._keeper, names, list(spec.lora_modules), int(time.time()))
         admission = Admission(self._keeper, settings.max_waiting)
         online = Online(self._keeper, served, admission, Figures(), spec.request_timeout)
