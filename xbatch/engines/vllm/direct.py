@@ -44,6 +44,8 @@ class ShortWay:
 
     def __init__(self, args: Namespace, config: Any) -> None:
         rehearsal = Rehearsal(args, config)
+        self.context_tokens: int = config.model_config.max_model_len
+        """With which prompts were judged."""
         self._renderer = BatchRenderer(rehearsal.renderer, config.model_config)
         self._recipes = Recipes(rehearsal, self._renderer)
         self._texts = _Texts(rehearsal.renderer.get_tokenizer(), self._renderer.backend)

@@ -37,6 +37,8 @@ from xbatch.rows.sizes import Expectation
 if TYPE_CHECKING:
     from xbatch.engines.vllm.direct import ShortWay
 
+_LOG = logging.getLogger(__name__)
+
 
 class VllmEngine:
     """Answers as `vllm serve` of the installed version would, field by field.
@@ -145,7 +147,13 @@ class VllmEngine:
         with self._short_way_lock:
             if self._short_way is None and not self._has_no_short_way:
                 self._short_way = self._find_short_way()
-        return [None] * len(requests) if self._short_way is None else self._short_way.prepare(requests)
+        if self._short_way is None:
+            return [None] * len(requests)
+        try:
+            return self._short_way.prepare(requests)
+        except Exception:  # noqa: BLE001 - as below
+            _LOG.exception("requests take the long way")
+            return [None] * len(requests)
 
     def _find_short_way(self) -> "ShortWay | None":
         try:
@@ -154,7 +162,7 @@ class VllmEngine:
             return ShortWay(self._args, self._make_config())
         except Exception as e:  # noqa: BLE001 - there is the long way, in which vLLM says itself what is wrong
             self._has_no_short_way = True
-            logging.getLogger(__name__).warning("no short way to vLLM's engine: %s", first_line(e))
+            _LOG.warning("no short way to vLLM's engine: %s", first_line(e))
             return None
 
     async def generate(self, request: Request) -> Outcome:
@@ -174,7 +182,10 @@ class VllmEngine:
     async def _answer_directly(self, request: Request) -> Completion | None:
         if self._short_way is None or self._line is None:
             return None
-        llm, fingerprint = self._llm, getattr(self._state.openai_serving_chat, "system_fingerprint", None)
+        llm = self._llm
+        if llm is None or llm.model_config.max_model_len != self._short_way.context_tokens:
+            return None  # vLLM may fit the context into the memory that it finds
+        fingerprint = getattr(self._state.openai_serving_chat, "system_fingerprint", None)
         try:
             return await self._short_way.answer(self._line, request, fingerprint)
         except EngineDeadError as e:

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from vllm.renderers.hf import (
+    HfRenderer,
     resolve_chat_template,
     resolve_chat_template_content_format,
     resolve_chat_template_kwargs,
@@ -17,7 +18,8 @@ from xbatch.engines.vllm.versions import parse_chat_messages
 class BatchRenderer:
     """Renders and tokenizes lists of prompts with a tokenizer of its own; from any thread, one at a time.
 
-    Raises TypeError if the tokenizer is not one of the `tokenizers` library.
+    Raises TypeError if vLLM renders in another way for this model, or the tokenizer is not one of the `tokenizers`
+    library.
     """
 
     def __init__(self, renderer: Any, model_config: Any) -> None:
@@ -25,8 +27,8 @@ class BatchRenderer:
         self._tokenizer = renderer.get_tokenizer()
         self._renderer = renderer
         backend: Any = getattr(self._tokenizer, "_tokenizer", None)
-        if not hasattr(backend, "encode_batch_fast"):
-            raise TypeError("not a tokenizer of the tokenizers library")
+        if type(renderer) is not HfRenderer or not hasattr(backend, "encode_batch_fast"):
+            raise TypeError(f"{type(renderer).__name__} with a {type(self._tokenizer).__name__} has ways of its own")
         # Truncation and padding are switched on and off at vLLM's, which must not happen while this one is at work.
         self.backend: Any = copy.deepcopy(backend)
         self.backend.no_truncation()
