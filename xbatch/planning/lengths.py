@@ -44,5 +44,4 @@ def length_class(expected: int, median: int) -> int:
 def _shape(request: Request) -> Shape:
     if (prompt := request.prompt) is not None:
         return request.endpoint, prompt.max_tokens, prompt.num_tokens.bit_length()
-    limit = request.body.get("max_completion_tokens") or request.body.get("max_tokens")
-    return request.endpoint, limit if type(limit) is int and limit > 0 else 0, 0
+    return request.endpoint, request.limit or 0, 0

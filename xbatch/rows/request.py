@@ -62,6 +62,14 @@ class Request:
         """The model that the row names, None if it names none; any JSON value if the row is wrong."""
         return self.body.get("model")
 
+    @property
+    def limit(self) -> int | None:
+        """The most tokens that the row allows its answer, None if it does not say."""
+        for name in ("max_completion_tokens", "max_tokens"):
+            if type(given := self.body.get(name)) is int and given > 0:
+                return given
+        return None
+
 
 @dataclass(frozen=True, slots=True)
 class Rejected:

@@ -11,7 +11,6 @@ BYTES_A_TOKEN = 4
 """Of a row's text in JSON, roughly; more only makes the guess of what it needs smaller."""
 _DEFAULT_ANSWER = 256
 """Tokens that an answer may be expected to have where its row sets no limit."""
-_LIMITS = ("max_completion_tokens", "max_tokens")
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,8 +33,7 @@ class RowSizes:
 
     def take(self, request: Request) -> None:
         """Count one row."""
-        limit = next((given for name in _LIMITS if type(given := request.body.get(name)) is int), _DEFAULT_ANSWER)
-        self.counts[_bucket(request.num_bytes // BYTES_A_TOKEN + max(limit, 1))] += 1
+        self.counts[_bucket(request.num_bytes // BYTES_A_TOKEN + (request.limit or _DEFAULT_ANSWER))] += 1
 
     def expect(self) -> Expectation | None:
         """What is to be expected of a row; None before any was seen."""
