@@ -219,7 +219,7 @@ def test_answers_that_take_too_long(tmp_path: Path) -> None:
 
 def test_before_the_engine_answers(tmp_path: Path) -> None:
     """The server listens at once, and says that it isn't ready."""
-    with fake_online(tmp_path, ready=False, start_s=3) as server:
+    with fake_online(tmp_path, ready=False, start_s=8) as server:
         for answer in (server.get("/health"), server.post(CHAT_PATH, HELLO), server.get("/v1/models")):
             assert answer.status_code == 503
             assert int(answer.headers["retry-after"]) > 0
