@@ -50,7 +50,7 @@ class _Run(click.Command):
 @click.option(
     "--order", type=click.Choice(["auto", "input", "prefix"]), help="Of rows in the engine; the output's stays."
 )
-@click.option("--look-ahead", metavar="SIZE", help="Memory for rows that wait: 64MiB.")
+@click.option("--look-ahead", metavar="SIZE", help="Memory for rows that wait: 32MiB.")
 @click.option("--no-dedupe", is_flag=True, help="Ask also what is sure to get the same answer as another row.")
 @click.option("--max-failures", metavar="N|P%", help="Failed rows that still count as success.")
 @click.option("--retry-failed", type=click.Choice(["retryable", "all"]), help="Run rows again that have failed.")

@@ -5,7 +5,7 @@ from collections import deque
 from xbatch.planning.waiting import Order, Waiting
 from xbatch.rows.request import Request
 
-LOOK_AHEAD = 64 << 20
+LOOK_AHEAD = 32 << 20
 """Memory for requests that wait."""
 SUSPECT_AT = 2
 """A row that was in flight at so many deaths of the engine is run apart from the others."""
