@@ -21,7 +21,7 @@ def machine() -> dict[str, str]:
         "numbers": dtype(),
         "memory": f"{psutil.virtual_memory().total / 2**30:.0f} GiB",
         "load before": " ".join(f"{load:.1f}" for load in os.getloadavg()),
-        "system": f"{platform.system()} {platform.release()}",
+        "system": platform.system(),
         "python": platform.python_version(),
     }
     for name in PACKAGES:
