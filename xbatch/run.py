@@ -109,6 +109,15 @@ async def run_job(
         await intake.close()
 
 
+async def end(work: "asyncio.Future[None] | None") -> None:
+    """Cancel what is no longer waited for, whatever came of it."""
+    if work is not None:
+        work.cancel()
+        await asyncio.wait({work})
+        if not work.cancelled():
+            work.exception()  # looked at, so that nobody takes it for forgotten
+
+
 async def _drain(flight: Flight, stop: Stop) -> None:
     """Let the engine finish what is in flight, until the time is up or the user insists."""
     try:
@@ -145,11 +154,7 @@ class _Start:
 
     async def close(self) -> None:
         """Wait no more."""
-        if self._starting is not None:
-            self._starting.cancel()
-            await asyncio.wait({self._starting})
-            if not self._starting.cancelled():
-                self._starting.exception()  # looked at, so that nobody takes it for forgotten
+        await end(self._starting)
 
 
 class _Restarts:

@@ -25,7 +25,7 @@ from xbatch.job.places import Places, find_places
 from xbatch.job.spec import JobSpec
 from xbatch.rows.request import ParsedRow
 from xbatch.rows.shard import Shard
-from xbatch.run import Stop, run_job
+from xbatch.run import Stop, end, run_job
 from xbatch.state.folder import JobFile, StateFolder
 from xbatch.state.journal import Journal
 from xbatch.state.lease import Lease
@@ -166,7 +166,7 @@ class Job:
                 job = await to_thread(self._beginning.begin, model)
                 await self._answer(job, loading)
             finally:
-                await _end(loading)
+                await end(loading)
         assert self.course.passes is not None
         await to_thread(self.course.passes.current.close)
         retry = self._spec.retry_failed
@@ -279,12 +279,3 @@ class Job:
         if self._loop is not None:
             with suppress(RuntimeError):  # the loop has ended already
                 self._loop.call_soon_threadsafe(self._stop.fail, error)
-
-
-async def _end(work: "asyncio.Task[None] | None") -> None:
-    """Cancel what is no longer waited for."""
-    if work is not None:
-        work.cancel()
-        await asyncio.wait({work})
-        if not work.cancelled():
-            work.exception()
