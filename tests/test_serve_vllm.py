@@ -231,7 +231,12 @@ def test_killed_in_the_middle_of_a_large_batch(tmp_path: Path) -> None:
     asked = [question for question, _ in questions()]
     with online(tmp_path) as server:
         lines = [
-            batch_line(str(i), CHAT_PATH, ASKED | {"messages": [{"role": "user", "content": asked[i % len(asked)]}]})
+            batch_line(
+                str(i),
+                CHAT_PATH,
+                # No two rows are alike, else the first answers would be those of all others.
+                ASKED | {"messages": [{"role": "user", "content": asked[i % len(asked)]}], "user": f"u-{i}"},
+            )
             for i in range(rows)
         ]
         text = "".join(json.dumps(line) + "\n" for line in lines)

@@ -329,6 +329,15 @@ def test_s3_faults_come_through(place: Place, servers: Servers, tmp_path: Path, 
         assert file.read() == b"published"
 
 
+def test_s3_expired_without_a_word(place: Place, servers: Servers) -> None:
+    """The answer to a request for a header alone has no room for the reason: it may be that credentials have run out."""
+    fill(place, {"in/a": b"data"})
+    for ask in (lambda uri: storage.expand(f"{uri}/*"), lambda uri: storage.exists(f"{uri}/a")):
+        servers.s3.fault_method, servers.s3.faults[:] = "HEAD", ["expired"] * 3
+        assert ask(f"{place.uri}/in")
+        assert servers.s3.faults == []
+
+
 def test_credentials_are_read_again(place: Place, servers: Servers, tmp_path: Path, monkeypatch: Any) -> None:
     """When credentials run out, those that stand in the file by then are used."""
     monkeypatch.delenv("AWS_ACCESS_KEY_ID")

@@ -84,7 +84,8 @@ def test_another_machine_goes_on(machines: tuple[Machine, Machine], tmp_path: Pa
     """When a machine is lost with its disk, another one goes on from the last segments once the lease has run out."""
     one, two = machines
     log = ("--engine-arg", f"log={tmp_path / 'log'}")
-    process = one.start(*SLOW, *log, "--commit-interval-s", "0.5")
+    crawling = ("--engine-arg", "delay_s=0.8", "--engine-arg", "max_in_flight=4")  # a minute, were it not killed
+    process = one.start(*crawling, *log, "--commit-interval-s", "0.5")
     wait_for(process, lambda: has_logged(tmp_path / "one"))
     time.sleep(1.5)
     code, told = two.run()

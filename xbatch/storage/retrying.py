@@ -104,7 +104,7 @@ class Retrying:
                 trouble = e
             kind = classify(trouble)
             # Credentials that have run out are refused like wrong ones, so what stands for that comes last.
-            if kind is Trouble.REFUSED and renewals < MAX_RENEWALS:
+            if (kind is Trouble.REFUSED or _unexplained(trouble)) and renewals < MAX_RENEWALS:
                 renewals += 1
                 self._renew()
             elif kind in instead:
@@ -126,6 +126,12 @@ def classify(error: BaseException) -> Trouble:
     if any(isinstance(link, ssl.SSLCertVerificationError) for link in chain):
         return Trouble.LASTING
     return next((kind for link in chain if (kind := _kind(link)) is not None), Trouble.LASTING)
+
+
+def _unexplained(error: BaseException) -> bool:
+    """Some request was bad, and it was one for a header, whose answer can't say why: S3 means old credentials too."""
+    responses = (getattr(link, "response", None) for link in _chain(error))
+    return any(isinstance(each, dict) and each.get("Error", {}).get("Code") == "400" for each in responses)
 
 
 def reason(error: BaseException) -> str:
