@@ -1,5 +1,6 @@
 """What the benchmarks run is what they say it is, and their results are written as they were found."""
 
+import asyncio
 import json
 import subprocess
 import sys
@@ -10,11 +11,15 @@ from pathlib import Path
 import pytest
 from transformers import AutoConfig, AutoTokenizer
 
+from benchmarks import with_journal
 from benchmarks.peers import commands, contest, machine, models, plots, results, rows, workloads
+from benchmarks.peers.__main__ import round_order
 from benchmarks.peers.bench import FEW, Bench
 from benchmarks.peers.claims import CPU, GROWTH, RATE, WHOLE, Claim
 from benchmarks.peers.measuring import Measured, measure
 from xbatch.demo import MODEL_PATH
+from xbatch.engines.fake import FakeEngine
+from xbatch.job.loading import load_job
 
 REPOSITORY = Path(__file__).parent.parent
 TOKENIZER = AutoTokenizer.from_pretrained(MODEL_PATH)
@@ -132,7 +137,7 @@ def test_peers_take_turns_and_the_short_run_is_taken_away(tmp_path: Path) -> Non
     order = [run["command"] for run in bench.runs if run["rows"] > FEW]
     assert order[:4] == order[:3:-1]
     assert sorted(order[:4]) == sorted({"xbatch", "run-batch tuned", "run-batch as shipped", "LLM.chat"})
-    speed, *_, cost = workload.claims(bench)
+    speed, *_, cost, _ = workload.claims(bench)
     between = 10_000 - FEW
     assert speed.ours == (between / 5,) * 2
     assert speed.theirs == (between / 10,) * 2
@@ -140,6 +145,24 @@ def test_peers_take_turns_and_the_short_run_is_taken_away(tmp_path: Path) -> Non
     assert speed.holds
     assert cost.ratios == pytest.approx((0.1, 0.1))
     assert cost.holds
+
+
+def test_what_noise_could_decide_runs_first_again(tmp_path: Path) -> None:
+    bench = Scripted(tmp_path)
+    near, far, new = workloads.unique(), workloads.repeats(), workloads.mixed()
+    for workload in (far, near):
+        workload.round(bench, 0)
+    assert round_order([far, near, new], bench) == [new, far, near]  # twice as fast is nearer to 3 than to 1.25
+
+
+def test_an_engine_is_measured_with_the_journal_and_without(tmp_path: Path) -> None:
+    spec = load_job({"inputs": ["-"]})
+    file = with_journal.write_rows(tmp_path, 100, 3)
+    for journal in (with_journal.Nowhere(), with_journal.open_journal(tmp_path / "state")):
+        found = asyncio.run(with_journal.answer(spec, FakeEngine(), file, journal))
+        assert found.rows_per_s > 0
+        assert journal.counts.completed == 100
+    assert list((tmp_path / "state").rglob("*.zst"))
 
 
 CLAIMS = [

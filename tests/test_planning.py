@@ -82,7 +82,7 @@ def expected_repeats(ids: list[str]) -> list[tuple[int, tuple[int, int]]]:
 def found_repeats(ids: list[str], folder: Path | None = None) -> list[tuple[int, tuple[int, int]]]:
     finder = RepeatFinder(folder)
     for index, custom_id in enumerate(ids):
-        finder.add(custom_id, index, (0, index + 1))
+        finder.add(custom_id.encode(), index, 0, index + 1)
     found = list(finder.repeats())
     finder.close()
     return found

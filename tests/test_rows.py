@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from xbatch.rows import strict_json
+from xbatch.rows import body, request, strict_json
 from xbatch.rows.outcome import Completion, Failure
 from xbatch.rows.request import CHAT, COMPLETIONS, Rejected, Request, parse
 from xbatch.rows.response import response_line
@@ -235,6 +235,37 @@ def test_agrees_with_the_standard_library(value: object) -> None:
             strict_json.decode(text.encode())
     else:
         assert strict_json.decode(text.encode()) == value == strict_json.decode(strict)
+
+
+_ODD = st.sampled_from(
+    [None, True, 0, 1, -1, 2, -3, 10**30, 0.0, -0.0, 0.5, 1.5, -2.5, "", "1", "x", [], ["a"], [1], {}]
+)
+_FIELDS = sorted(body._OF_CHAT | body._OF_COMPLETIONS)
+_MESSAGES = st.sampled_from([..., None, "hi", {}, [], [{}], [{"role": 1}], ["hi"], [None]])
+
+
+@given(
+    st.dictionaries(st.sampled_from(_FIELDS), _ODD, max_size=3),
+    _MESSAGES,
+    st.sampled_from([..., None, "", "a", ["a"], [1, 2], [[1]], 7, {}]),
+    st.sampled_from([CHAT, COMPLETIONS]),
+)
+def test_usual_bodies_are_seen_at_once(odd: dict[str, Any], messages: Any, prompt: Any, endpoint: str) -> None:
+    """A body that fits the usual types has nothing wrong in any of its fields."""
+    given = {**odd, "messages": messages, "prompt": prompt}
+    asked = Request(0, "a", endpoint, {name: value for name, value in given.items() if value is not ...}, 9)
+    assert body.refusal(asked) == body._refusal(asked.body, is_chat=endpoint == CHAT)
+
+
+_VALUES = st.sampled_from([..., None, "", "a", "POST", "GET", CHAT, COMPLETIONS, "/v1/x", 7, [], {}, GOOD])
+
+
+@given(_VALUES, _VALUES, _VALUES, _VALUES, st.sampled_from([..., [], "p"]))
+def test_usual_lines_are_parsed_at_once(custom_id: Any, method: Any, url: Any, body: Any, prompt: Any) -> None:
+    """A line that is taken at first sight is what a closer look makes of it."""
+    given = row(line(custom_id=custom_id, method=method, url=url, body=body, prompt=prompt))
+    if (found := request._usual(given)) is not None:
+        assert found == request._parse(given)
 
 
 def test_completion_line() -> None:

@@ -330,7 +330,7 @@ def test_s3_faults_come_through(place: Place, servers: Servers, tmp_path: Path, 
 
 
 def test_s3_expired_without_a_word(place: Place, servers: Servers) -> None:
-    """The answer to a request for a header alone has no room for the reason: it may be that credentials have run out."""
+    """The answer to a request for a header alone has no room for the reason: credentials may have run out."""
     fill(place, {"in/a": b"data"})
     for ask in (lambda uri: storage.expand(f"{uri}/*"), lambda uri: storage.exists(f"{uri}/a")):
         servers.s3.fault_method, servers.s3.faults[:] = "HEAD", ["expired"] * 3

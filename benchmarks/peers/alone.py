@@ -1,11 +1,12 @@
-"""What is measured of xbatch without an engine: its pipeline, its memory, its small commands."""
+"""What is measured of xbatch by itself: its pipeline, its memory, its journal, its small commands."""
 
+import json
 import shutil
 import sys
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
-from subprocess import DEVNULL, run
+from subprocess import DEVNULL, PIPE, run
 
 from benchmarks import journal
 from benchmarks.peers import rows
@@ -14,19 +15,16 @@ from benchmarks.peers.claims import (
     GROWTH,
     HELP,
     JOURNAL,
-    JOURNAL_SHARE,
-    MEMORY,
+    KEEPING,
     PIPELINE,
     START,
     VALIDATE,
     Claim,
 )
-from benchmarks.peers.commands import Setting
 from benchmarks.peers.contest import OURS
 from benchmarks.peers.measuring import Measured
 
 XBATCH = [sys.executable, "-m", "xbatch"]
-TUNED = "run-batch tuned"
 
 
 def on_one_core(command: list[str]) -> list[str]:
@@ -37,31 +35,23 @@ def on_one_core(command: list[str]) -> list[str]:
 
 @dataclass(slots=True)
 class Pipeline:
-    """Rows through everything but a model, on one core; and how memory grows with them, run-batch's too."""
+    """Rows through everything but a model, on one core; and how memory grows with them."""
 
     count: int = 200_000
-    peer_count: int = 12_000
     name: str = "pipeline"
-    says: str = "39 tokens in, a fake engine of zero latency for xbatch; the real one for run-batch's memory"
+    says: str = "39 tokens in, a fake engine of zero latency; memory is of a tenth of the rows to all of them"
     took_s: float = 0.0
     _speeds: list[float] = field(default_factory=list)
     _growths: list[float] = field(default_factory=list)
-    _a_row: list[tuple[float, float]] = field(default_factory=list)
     _kept: list[float] = field(default_factory=list)
 
-    def round(self, bench: Bench, number: int) -> None:
-        """Measure once; run-batch in the first round only, for its memory does not vary."""
+    def round(self, bench: Bench, _: int) -> None:
+        """Measure once."""
         began_s = time.monotonic()
         small, large = (bench.scaled(count) for count in (self.count // 10, self.count))
         few, many = (self._ours(bench, count) for count in (small, large))
         self._speeds.append((large - small) / (many.took_s - few.took_s))
-        growth = many.own_peak_bytes - few.own_peak_bytes
-        self._growths.append(growth / 1e6)
-        if not number:
-            small_peer, large_peer = (bench.scaled(count) for count in (self.peer_count // 6, self.peer_count))
-            peaks = [self._theirs(bench, count) for count in (small_peer, large_peer)]
-            theirs = (peaks[1] - peaks[0]) / (large_peer - small_peer)
-            self._a_row.append((growth / (large - small), theirs))
+        self._growths.append((many.own_peak_bytes - few.own_peak_bytes) / 1e6)
         state = bench.folder / "journal"
         shutil.rmtree(state, ignore_errors=True)
         state.mkdir()
@@ -79,20 +69,41 @@ class Pipeline:
             assert sum(1 for _ in lines) == count
         return found
 
-    def _theirs(self, bench: Bench, count: int) -> int:
-        return bench.answer(self.name, TUNED, Setting(), _rows(bench, count), count).own_peak_bytes
-
     def claims(self, _: Bench) -> list[Claim]:
         """What has been found so far."""
-        ours, theirs = zip(*self._a_row, strict=True) if self._a_row else ((), ())
-        shares = zip(self._speeds, self._kept, strict=True)
         return [
             Claim(self.name, PIPELINE, tuple(self._speeds), bar=8000),
             Claim(self.name, GROWTH, tuple(self._growths), bar=60, at_most=True),
-            Claim(self.name, MEMORY, ours, TUNED, theirs),
             Claim(self.name, JOURNAL, tuple(self._kept)),
-            Claim(self.name, JOURNAL_SHARE, tuple(100 * speed / kept for speed, kept in shares)),
         ]
+
+
+@dataclass(slots=True)
+class Keeping:
+    """An engine's rows with the journal and without, in turn; one start of it has many such turns."""
+
+    count: int = 3000
+    turns: int = 6
+    name: str = "journal"
+    says: str = "39 tokens in, 16 out, no two rows alike; 1M-parameter model; the journal on and off in turn"
+    took_s: float = 0.0
+    _kept: list[float] = field(default_factory=list)
+    _lost: list[float] = field(default_factory=list)
+
+    def round(self, bench: Bench, _: int) -> None:
+        """Measure some turns."""
+        began_s = time.monotonic()
+        words = ["--rows", str(bench.scaled(self.count)), "--rounds", str(self.turns), "--json"]
+        command = [sys.executable, "-m", "benchmarks.with_journal", *words]
+        with (bench.folder / "log").open("wb") as log:
+            found = json.loads(run(command, stdout=PIPE, stderr=log, check=True).stdout)
+        self._kept += found["with"]
+        self._lost += found["without"]
+        self.took_s = time.monotonic() - began_s
+
+    def claims(self, _: Bench) -> list[Claim]:
+        """What has been found so far."""
+        return [Claim(self.name, KEEPING, tuple(self._kept), "none", tuple(self._lost), bar=0.99)]
 
 
 @dataclass(slots=True)
@@ -113,15 +124,16 @@ class Small:
             self._helps.append(1000 * _took_s([*XBATCH, "--help"]))
         if run([*XBATCH, "validate", "--help"], stdout=DEVNULL, stderr=DEVNULL, check=False).returncode == 0:
             small, large = (bench.scaled(count) for count in (self.count // 10, self.count))
-            times = [_took_s([*XBATCH, "validate", str(_rows(bench, count))]) for count in (small, large)]
+            commands = [on_one_core([*XBATCH, "validate", str(_rows(bench, count))]) for count in (small, large)]
+            times = [_took_s(command) for command in commands]
             self._validated.append((large - small) / (times[1] - times[0]))
         self.took_s = time.monotonic() - began_s
 
     def claims(self, bench: Bench) -> list[Claim]:
         """What has been found so far."""
         return [
-            Claim(self.name, HELP, tuple(self._helps)),
-            Claim(self.name, VALIDATE, tuple(self._validated)),
+            Claim(self.name, HELP, tuple(self._helps), bar=200, at_most=True),
+            Claim(self.name, VALIDATE, tuple(self._validated), bar=100_000),
         ]
 
 

@@ -25,7 +25,7 @@ PIPELINE = Quantity("rows/s on one core, engine of no time")
 VALIDATE = Quantity("rows/s validated")
 HELP = Quantity("ms, `xbatch --help`")
 JOURNAL = Quantity("rows/s that the journal keeps")
-JOURNAL_SHARE = Quantity("% of that pipeline's time are the journal's", 1)
+KEEPING = Quantity("rows/s while answering, the journal kept")
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,10 +56,15 @@ class Claim:
     @property
     def holds(self) -> bool | None:
         """Whether the median reaches the bar; None where there is none, or nothing was measured."""
+        return None if (margin := self.margin) is None else margin >= 1
+
+    @property
+    def margin(self) -> float | None:
+        """By what factor the median is better than the bar; None where `holds` is."""
         if self.bar is None or not self.figures:
             return None
         found = median(self.figures)
-        return found <= self.bar if self.at_most else found >= self.bar
+        return self.bar / max(found, 1e-9) if self.at_most else found / self.bar
 
 
 def spread(numbers: Sequence[float], show: Callable[[float], str]) -> str:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from benchmarks.peers import rows
 from benchmarks.peers.bench import FEW, Bench
-from benchmarks.peers.claims import CPU, RATE, WHOLE, Claim, Quantity
+from benchmarks.peers.claims import CPU, MEMORY, RATE, WHOLE, Claim, Quantity
 from benchmarks.peers.commands import Setting
 from benchmarks.peers.measuring import Measured
 
@@ -85,6 +85,8 @@ class Contest:
             return rows_between / max(many.took_s - few.took_s, 0.001)
         if quantity is CPU:
             return 1000 * (many.own_cpu_s - few.own_cpu_s) / rows_between
+        if quantity is MEMORY:
+            return (many.own_peak_bytes - few.own_peak_bytes) / rows_between
         assert quantity is WHOLE
         return many.took_s
 

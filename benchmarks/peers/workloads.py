@@ -3,8 +3,8 @@
 from functools import partial
 
 from benchmarks.peers import rows
-from benchmarks.peers.alone import Pipeline, Small
-from benchmarks.peers.claims import CPU, RATE, WHOLE
+from benchmarks.peers.alone import Keeping, Pipeline, Small
+from benchmarks.peers.claims import CPU, MEMORY, RATE, WHOLE
 from benchmarks.peers.commands import Setting
 from benchmarks.peers.contest import Bar, Contest, Entrant
 
@@ -12,7 +12,7 @@ TUNED, SHIPPED, CHAT = Entrant("run-batch tuned"), Entrant("run-batch as shipped
 GENERATE, RAY = Entrant("LLM.generate"), Entrant("Ray Data LLM")
 SHUFFLED = "40 documents of 830 tokens, each asked equally often, shuffled; 33M-parameter model"
 ANYBODY = "39 tokens in, 16 out, no two rows alike; 1M-parameter model"
-Workload = Contest | Pipeline | Small
+Workload = Contest | Pipeline | Keeping | Small
 
 
 def unique() -> Contest:
@@ -22,6 +22,7 @@ def unique() -> Contest:
         Bar(SHIPPED, RATE, 1.4),
         Bar(CHAT, RATE, 0.97),
         Bar(TUNED, CPU, 1 / 3, at_most=True),
+        Bar(TUNED, MEMORY, at_most=True),
     )
     return Contest("unique", ANYBODY, 10_000, {"": rows.unique}, bars)
 
@@ -66,6 +67,7 @@ def ray() -> Contest:
 SET = {
     "small": Small,
     "pipeline": Pipeline,
+    "journal": Keeping,
     "unique": unique,
     "repeats": repeats,
     "mixed": mixed,

@@ -32,13 +32,13 @@ def open_inputs(spec: JobSpec, files: dict[str, str]) -> dict[str, Source]:
     return {uri: open_input(spec, uri, file) for uri, file in files.items()}
 
 
-def open_input(spec: JobSpec, uri: str, file: str) -> Source:
-    """The source of one input, which the user calls `uri`.
+def open_input(spec: JobSpec, uri: str, file: str, *, digests: bool = True) -> Source:
+    """The source of one input, which the user calls `uri`; with `digests`, it may be asked for its own.
 
     Raises UsageError if it can't be read.
     """
     columns = RequestTemplate(spec.request).columns if spec.request else None
-    options = SourceOptions(spec.max_line_bytes, columns, "custom_id" in (spec.request or {}))
+    options = SourceOptions(spec.max_line_bytes, columns, "custom_id" in (spec.request or {}), digests)
     return open_source(file, "stdin" if uri == STDIN else uri, options)
 
 

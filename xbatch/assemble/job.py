@@ -4,8 +4,8 @@ import asyncio
 import secrets
 import shutil
 from asyncio import to_thread
-from collections.abc import Callable, Iterator
-from contextlib import suppress
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -159,31 +159,35 @@ class Job:
         job = await to_thread(self._beginning.resume)
         if job is None or self.course.passes is None or not self.course.passes.complete:
             model = await to_thread(self._indexing.choose_model)
-            loading = await self._load(model)
-            try:
+            async with self._loading(model) as loading:
                 await self._indexing.complete()
                 self._tell_rows()
                 job = await to_thread(self._beginning.begin, model)
                 await self._answer(job, loading)
-            finally:
-                await end(loading)
         assert self.course.passes is not None
         await to_thread(self.course.passes.current.close)
         retry = self._spec.retry_failed
         while await to_thread(next_round, self.course.passes, self.state, retry):
             retry = None  # one round a run
-            await self._answer(job, await self._load(job.identity["model"]))
+            async with self._loading(job.identity["model"]) as loading:
+                await self._answer(job, loading)
             await to_thread(self.course.passes.current.close)
             crash.here("round-done")
         return await to_thread(self._finish, job)
 
-    async def _load(self, model: str | None) -> "asyncio.Task[None] | None":
-        """Begin to get the engine ready, once it has taken its settings; None if no row needs it."""
+    @asynccontextmanager
+    async def _loading(self, model: str | None) -> AsyncIterator["asyncio.Task[None] | None"]:
+        """Get the engine ready meanwhile, once it has taken its settings; None if no row needs it."""
         self.course.phase = "loading"
         if model is None or not self._indexing.index.models:
-            return None
+            yield None
+            return
         await self._starter.check(model)
-        return asyncio.create_task(self._starter.start())
+        loading = asyncio.create_task(self._starter.start())
+        try:
+            yield loading
+        finally:
+            await end(loading)
 
     def _tell_rows(self) -> None:
         index = self._indexing.index

@@ -105,7 +105,7 @@ class Validation:
         sources: list[Source | None] = []
         for uri, file in self._files.items():
             try:
-                source = open_input(self._spec, uri, file)
+                source = open_input(self._spec, uri, file, digests=False)
                 source.check()
                 sources.append(source)
             except UsageError as e:

@@ -49,7 +49,9 @@ class Index:
             return
         self.sizes.take(parsed)
         self.seeded += parsed.body.get("seed") is not None
-        name = parsed.model if isinstance(parsed.model, str) else None
+        name = parsed.body.get("model")
+        if type(name) is not str:
+            name = None
         if known := self.models.get(name):
             known.rows += 1
         elif len(self.models) < MAX_NAMED_MODELS:
@@ -108,7 +110,7 @@ def index_rows(
             parsed = parse_row(row)
             index.take(parsed, row.place)
             index.num_bytes += row.num_bytes
-            repeats.add(parsed.custom_id, row.index, (file, row.line))
+            repeats.add(parsed.custom_id.encode(), row.index, file, row.line)
             if ended := cutter.add(file, row.offset, row.line, row.num_bytes):
                 index.shards.append(ended)
             if stopped():

@@ -7,7 +7,7 @@ from pathlib import Path
 import msgspec
 
 from xbatch.planning.index import Index
-from xbatch.planning.repeats import RepeatFinder
+from xbatch.planning.repeats import RepeatCounter, RepeatFinder
 from xbatch.rows.body import refusal
 from xbatch.rows.problem import Problem, Refusal, unplaced
 from xbatch.rows.request import ParsedRow, Rejected, Request
@@ -18,6 +18,7 @@ _GOOD, _BAD, _NAMELESS = range(3)
 _STATE_BITS = 2
 _LINE_BITS = 40
 _MODEL_CHARS = 200
+_encode = msgspec.json.Encoder().encode
 
 Place = Callable[[int, int], tuple[str, str]]
 """From an input's position and a line in it to the input's name and the place as messages have it."""
@@ -35,11 +36,11 @@ class Survey:
         self.failed = 0
         """Rows that can't be sent, or would be refused."""
         self.codes: Counter[str] = Counter()
-        self.endpoints: Counter[str] = Counter()
+        self.endpoints: dict[str, int] = {}
         self._served = served
         self._place = place
         self._ids = RepeatFinder(spool_folder)
-        self._bodies = RepeatFinder(spool_folder)
+        self._bodies = RepeatCounter(spool_folder)
 
     def take(
         self, file: int, row: Row, parsed: ParsedRow, verdict: Refusal | None = None, *, judged: bool = False
@@ -48,22 +49,22 @@ class Survey:
 
         With `judged` an engine has judged its body, and `verdict` is what it found wrong.
         """
-        self.index.take(parsed, row.place)
-        self.index.num_bytes += row.num_bytes
-        found, state = None, _GOOD
+        line, index, found, state = row.line, self.index, None, _GOOD
+        index.take(parsed, row.place)
+        index.num_bytes += row.num_bytes
         if isinstance(parsed, Rejected):
             failure = parsed.failure
             found = Refusal(failure.code, unplaced(failure, row.place))
             state = _NAMELESS if parsed.custom_id == f"row-{row.index}" else _BAD
         else:
-            self.endpoints[parsed.endpoint] += 1
+            self.endpoints[parsed.endpoint] = self.endpoints.get(parsed.endpoint, 0) + 1
             if (found := verdict if judged else self._refused(parsed)) is not None:
                 state = _BAD
             elif parsed.body.get("temperature") == 0:
-                self._bodies.add(msgspec.json.encode(parsed.body).decode(), 0, (file, row.line))
-        code = ((file << _LINE_BITS) | row.line) << _STATE_BITS | state
-        self._ids.add(parsed.custom_id, code, (file, row.line))
-        return None if found is None else self._problem(file, row.line, parsed.custom_id, found)
+                self._bodies.add(_encode(parsed.body))
+        code = ((file << _LINE_BITS) | line) << _STATE_BITS | state
+        self._ids.add(parsed.custom_id.encode(), code, file, line)
+        return None if found is None else self._problem(file, line, parsed.custom_id, found)
 
     def repeats(self) -> Iterator[Problem]:
         """Rows whose `custom_id` an earlier one has, by their places; to be called when every row was taken."""
@@ -77,7 +78,7 @@ class Survey:
 
     def repeated_requests(self) -> int:
         """Rows that must get the answer of an earlier one: the same body, at temperature 0."""
-        return sum(1 for _ in self._bodies.repeats())
+        return self._bodies.count()
 
     def close(self) -> None:
         """Give the spool files back."""
@@ -87,8 +88,10 @@ class Survey:
     def _refused(self, request: Request) -> Refusal | None:
         if (found := refusal(request)) is not None:
             return found
+        if self._served is None:
+            return None
         model = request.model
-        if self._served is None or not model or model in self._served or not isinstance(model, str):
+        if not model or model in self._served or not isinstance(model, str):
             return None
         return _unknown_model(model)
 

@@ -7,7 +7,10 @@ ChatCompletionRequest, CompletionRequest and SamplingParams.
 
 import math
 from collections.abc import Callable
-from typing import Any
+from typing import Annotated, Any
+
+import msgspec
+from msgspec import Meta
 
 from xbatch.rows.problem import Refusal
 from xbatch.rows.request import CHAT, Request
@@ -23,15 +26,55 @@ _NAMES = {bool: "a boolean", int: "a number", float: "a number", str: "a text", 
 
 def refusal(request: Request) -> Refusal | None:
     """What the API would surely refuse in a request's body, None if nothing is evident."""
-    checks = _OF_CHAT if request.endpoint == CHAT else _OF_COMPLETIONS
-    for name, value in request.body.items():
+    is_chat = request.endpoint == CHAT
+    try:
+        msgspec.convert(request.body, _FineChat if is_chat else _FineCompletion)
+    except msgspec.ValidationError:
+        return _refusal(request.body, is_chat=is_chat)
+    return None
+
+
+def _refusal(body: dict[str, Any], *, is_chat: bool) -> Refusal | None:
+    """The first of its fields that is wrong, in words; None if every one is as good as usual ones."""
+    checks = _OF_CHAT if is_chat else _OF_COMPLETIONS
+    for name, value in body.items():
         check = checks.get(name)
         if check is not None and value is not None and (what := check(value)) is not None:
             return Refusal("invalid_request", f"{name} {what}", name, 400)
-    needed = _NEEDED_FOR_CHAT if checks is _OF_CHAT else _NEEDED_FOR_COMPLETIONS
-    if request.body.get(needed[0]) is None and request.body.get(needed[-1]) is None:
+    needed = _NEEDED_FOR_CHAT if is_chat else _NEEDED_FOR_COMPLETIONS
+    if body.get(needed[0]) is None and body.get(needed[-1]) is None:
         return Refusal("invalid_request", f"{needed[0]} is missing", needed[0], 400)
     return None
+
+
+class _Object(msgspec.Struct, gc=False):
+    """Any object."""
+
+
+class _Fine(msgspec.Struct, gc=False):
+    """The usual types of what is checked below: a body that fits needs no look at each of its fields."""
+
+    model: str | None = None
+    temperature: Annotated[float, Meta(ge=0)] | None = None
+    top_p: Annotated[float, Meta(gt=0, le=1)] | None = None
+    presence_penalty: Annotated[float, Meta(ge=-2, le=2)] | None = None
+    frequency_penalty: Annotated[float, Meta(ge=-2, le=2)] | None = None
+    n: Annotated[int, Meta(ge=1)] | None = None
+    max_tokens: int | None = None
+    min_tokens: int | None = None
+    seed: int | None = None
+    top_k: int | None = None
+    stop: str | list[str] | None = None
+
+
+class _FineChat(_Fine, kw_only=True, gc=False):
+    messages: list[_Object]
+    max_completion_tokens: int | None = None
+    top_logprobs: int | None = None
+
+
+class _FineCompletion(_Fine, kw_only=True, gc=False):
+    prompt: str | list[Any]
 
 
 def _model(value: Any) -> str | None:

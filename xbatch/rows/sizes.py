@@ -30,10 +30,14 @@ class RowSizes:
     """A histogram of the tokens that rows need at most, by eighths of powers of two."""
 
     counts: Counter[int] = field(default_factory=Counter)
+    """By numbers that are made of the highest bit of the tokens and the three below it."""
 
     def take(self, request: Request) -> None:
         """Count one row."""
-        self.counts[_bucket(request.num_bytes // BYTES_A_TOKEN + (request.limit or _DEFAULT_ANSWER))] += 1
+        tokens = request.num_bytes // BYTES_A_TOKEN + (request.limit or _DEFAULT_ANSWER)
+        bits = tokens.bit_length() - 4
+        bucket = bits << 4 | tokens >> bits if bits > 0 else tokens
+        self.counts[bucket] = self.counts.get(bucket, 0) + 1
 
     def expect(self) -> Expectation | None:
         """What is to be expected of a row; None before any was seen."""
@@ -55,12 +59,6 @@ class RowSizes:
             if rank < 0:
                 break
         return _upper(bucket)
-
-
-def _bucket(tokens: int) -> int:
-    """The number of the bucket: the highest bit, and the three below it."""
-    bits = max(tokens.bit_length() - 4, 0)
-    return bits << 4 | tokens >> bits
 
 
 def _upper(bucket: int) -> int:

@@ -8,6 +8,8 @@ import msgspec
 MAX_DEPTH = 500
 """Nesting that is still read; deeper input is an attack or an accident, and costs stack in every later step."""
 
+_decode = msgspec.json.Decoder().decode
+
 
 class BadJson(Exception):
     """The bytes are not acceptable JSON; `code` is the failure's code."""
@@ -23,17 +25,21 @@ def decode(data: bytes) -> Any:
     Raises BadJson (`invalid_json_line`, `invalid_unicode`, `json_too_deep`).
     """
     try:
-        value = msgspec.json.decode(data)
+        value = _decode(data)
     except RecursionError:
         raise BadJson("json_too_deep", f"JSON is nested deeper than {MAX_DEPTH} levels") from None
     except UnicodeDecodeError as e:
         raise BadJson("invalid_unicode", f"not valid UTF-8: {e.reason}") from None
     except msgspec.MsgspecError as e:
         raise _explain(data, str(e)) from None
-    # Counting brackets bounds the depth from above at the speed of memory, so the walk is for odd rows only.
-    if data.count(b"[") + data.count(b"{") > MAX_DEPTH and _depth(value) > MAX_DEPTH:
+    if may_be_deep(data) and _depth(value) > MAX_DEPTH:
         raise BadJson("json_too_deep", f"JSON is nested deeper than {MAX_DEPTH} levels")
     return value
+
+
+def may_be_deep(data: bytes) -> bool:
+    """A document may be nested deeper than MAX_DEPTH; told at the speed of memory, so others need no closer look."""
+    return len(data) > 2 * MAX_DEPTH and data.count(b"[") + data.count(b"{") > MAX_DEPTH
 
 
 def _explain(data: bytes, fallback: str) -> BadJson:

@@ -92,7 +92,7 @@ def _take(row: Row, rules: InputRules, checked: Checked, repeats: RepeatFinder) 
     if (mistake := _mistake(row, parsed, rules)) is not None:
         checked.mistakes.append(mistake)
     elif not isinstance(parsed, Rejected):
-        repeats.add(parsed.custom_id, row.line, (0, row.line))
+        repeats.add(parsed.custom_id.encode(), row.line, 0, row.line)
         if isinstance(parsed.model, str):
             checked.models[parsed.model] = None
     return len(checked.mistakes) < MAX_MISTAKES

@@ -2,7 +2,6 @@
 
 import asyncio
 from collections.abc import AsyncGenerator, Sequence
-from dataclasses import replace
 
 import msgspec
 
@@ -156,4 +155,4 @@ class BatchEngine:
 
 
 def _low(request: Request) -> Request:
-    return replace(request, body=request.body | {"priority": BATCH_PRIORITY})
+    return msgspec.structs.replace(request, body=request.body | {"priority": BATCH_PRIORITY})

@@ -47,12 +47,15 @@ class JsonlSource:
 
     carried_schema = None
 
-    def __init__(self, uri: str, max_line_bytes: int = MAX_LINE_BYTES, shown_as: str | None = None) -> None:
+    def __init__(
+        self, uri: str, max_line_bytes: int = MAX_LINE_BYTES, shown_as: str | None = None, *, digests: bool = True
+    ) -> None:
         self.uri = uri
         self.shown_as = shown_as or uri
         self.blank_lines = 0
         self.digest = ""
         self._max_line_bytes = max_line_bytes
+        self._digests = digests
         self._kept: Kept[Lines] = Kept()
 
     def place(self, line: int) -> str:
@@ -83,18 +86,19 @@ class JsonlSource:
         """
         self.blank_lines, index = 0, first_row
         hashed = hashlib.blake2b(digest_size=DIGEST_BYTES)
-        with storage.translated(self.shown_as), closing(self._open(hashed.update)) as lines:
+        with storage.translated(self.shown_as), closing(self._open(hashed.update if self._digests else None)) as lines:
             try:
                 for line in lines:
-                    if not line.blank:
-                        yield self._row(index, line, None)
-                        index += 1
-                    else:
+                    if line.blank:
                         self.blank_lines += 1
+                        continue
+                    yield self._row(index, line)
+                    index += 1
             except Damaged as e:
                 fine = f"the {lines.offset:,} bytes of text before that, {index - first_row:,} rows, can be read"
                 raise UsageError(f"{self.shown_as} is damaged: {e}; {fine}") from e
-        self.digest = hashed.hexdigest()
+        if self._digests:
+            self.digest = hashed.hexdigest()
 
     def read(self, shard: Shard) -> Iterator[Row]:
         """The rows of a shard, from its offset."""
@@ -129,17 +133,10 @@ class JsonlSource:
         """Give back the file that is kept open for the next shard."""
         self._kept.close()
 
-    def _row(self, index: int, line: Line, first_use: str | None) -> Row:
-        return Row(
-            index,
-            self.place(line.number),
-            line.number,
-            line.offset,
-            line.data,
-            line.num_bytes,
-            line.too_long,
-            first_use,
-        )
+    def _row(self, index: int, line: Line, first_use: str | None = None) -> Row:
+        number = line.number
+        place = f"{self.shown_as}:{number}"
+        return Row(index, place, number, line.offset, line.data, line.num_bytes, line.too_long, first_use)
 
     def _open(self, seen: Callable[[bytes], object] | None = None) -> Lines:
         return Lines(decompressed(storage.open_read(self.uri), seen), self._max_line_bytes)

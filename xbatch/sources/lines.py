@@ -1,16 +1,19 @@
 """Lines of a stream of bytes."""
 
 from collections.abc import Iterator
-from typing import BinaryIO, NamedTuple
+from typing import BinaryIO
+
+import msgspec
 
 from xbatch import storage
 from xbatch.rows.request import EXCERPT_BYTES
 
 BOM = b"\xef\xbb\xbf"
 _LINE_END_BYTES = len(b"\r\n")
+_BLANKS = b" \t\r\n"
 
 
-class Line(NamedTuple):
+class Line(msgspec.Struct, gc=False):
     """One line."""
 
     offset: int
@@ -18,11 +21,8 @@ class Line(NamedTuple):
     data: bytes
     num_bytes: int
     too_long: bool
-
-    @property
-    def blank(self) -> bool:
-        """It holds no row."""
-        return not self.data and not self.too_long
+    blank: bool
+    """It holds no row."""
 
 
 class Lines:
@@ -41,15 +41,17 @@ class Lines:
 
     def __iter__(self) -> Iterator[Line]:
         """The lines from here on."""
-        readline, most = self._stream.readline, self._max_bytes + _LINE_END_BYTES + 1
+        readline, most, max_bytes = self._stream.readline, self._max_bytes + _LINE_END_BYTES + 1, self._max_bytes
         while data := readline(most):
             offset, number, num_bytes = self.offset, self._number, len(data)
-            too_long = num_bytes > self._max_bytes and len(data.rstrip(b"\r\n")) > self._max_bytes
+            too_long = num_bytes > max_bytes and len(data.rstrip(b"\r\n")) > max_bytes
             if too_long:
                 num_bytes += 0 if data.endswith(b"\n") else self._skip_line()
                 data = data[: EXCERPT_BYTES + 1]
             self.offset, self._number = offset + num_bytes, number + 1
-            yield Line(offset, number, _stripped(data), num_bytes, too_long)
+            # Concatenated files bring byte order marks into the middle, and so at the start of lines.
+            text = data.removeprefix(BOM).strip(_BLANKS)
+            yield Line(offset, number, text, num_bytes, too_long, not text and not too_long)
 
     def go_to(self, offset: int, number: int) -> bool:
         """Stand before the line with this number, which begins at `offset`; False if the stream can't go back there.
@@ -79,8 +81,3 @@ class Lines:
             if data.endswith(b"\n"):
                 break
         return skipped
-
-
-def _stripped(data: bytes) -> bytes:
-    # Concatenated files bring byte order marks into the middle, and so at the start of lines.
-    return data.removeprefix(BOM).strip(b" \t\r\n")

@@ -24,6 +24,8 @@ class SourceOptions:
     """With a template, the columns that it looks at, or none for all; None without a template."""
     template_names_rows: bool = False
     """The template gives every row its `custom_id`."""
+    digests: bool = True
+    """Inputs will be asked for their digest."""
 
 
 def open_source(uri: str, shown_as: str, options: SourceOptions) -> Source:
@@ -42,4 +44,4 @@ def open_source(uri: str, shown_as: str, options: SourceOptions) -> Source:
         raise UsageError(f"{shown_as} is no Parquet file, though its name says so")
     if not head and uri.endswith(_COMPRESSED):
         raise UsageError(f"{shown_as} is empty, though its name says that it is compressed")
-    return JsonlSource(uri, options.max_line_bytes, shown_as)
+    return JsonlSource(uri, options.max_line_bytes, shown_as, digests=options.digests)
