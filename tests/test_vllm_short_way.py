@@ -9,7 +9,7 @@ MADE_UP = ("id", "created")
 
 SCRIPT = """
 import asyncio, json, random, sys
-from dataclasses import replace
+import msgspec
 from pathlib import Path
 from types import SimpleNamespace
 from serving import mixed_requests, seeded_requests
@@ -64,7 +64,7 @@ async def main():
     for start in range(0, len(rows), 64):
         some = list(zip(rows[start : start + 64], prompts[start : start + 64]))
         long = await asyncio.gather(*(engine.generate(row) for row, _ in some))
-        both = await asyncio.gather(*(engine.generate(replace(row, prompt=prompt)) for row, prompt in some))
+        both = await asyncio.gather(*(engine.generate(row.prepared(prompt)) for row, prompt in some))
         for (row, prompt), one, other in zip(some, long, both):
             found[row.custom_id] = {
                 "long": shown(one), "short": shown(other), "prepared": None if prompt is None else prompt.num_tokens
@@ -73,15 +73,15 @@ async def main():
     away = Request(0, "away", COMPLETIONS, body, 9)
     cancelled = asyncio.create_task(engine.generate(away))
     (prompt,) = await asyncio.to_thread(engine.prepare, [away])
-    gone = asyncio.create_task(engine.generate(replace(away, prompt=prompt)))
+    gone = asyncio.create_task(engine.generate(away.prepared(prompt)))
     await asyncio.sleep(0.5)
     running = engine.load.running
     gone.cancel(), cancelled.cancel()
     await asyncio.gather(gone, cancelled, return_exceptions=True)
-    await engine.generate(replace(away, prompt=prompt, body=away.body | {"max_tokens": 1}))
+    await engine.generate(msgspec.structs.replace(away, prompt=prompt, body=away.body | {"max_tokens": 1}))
     await asyncio.sleep(0.5)
     left = engine.load.running
-    dying = asyncio.create_task(engine.generate(replace(away, prompt=prompt)))
+    dying = asyncio.create_task(engine.generate(away.prepared(prompt)))
     await asyncio.sleep(0.3)
     engine.kill()
     (death,) = await asyncio.gather(dying, return_exceptions=True)
