@@ -12,7 +12,7 @@ import json
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
@@ -23,6 +23,7 @@ from benchmarks.peers.machine import dtype
 from xbatch import storage
 from xbatch.assemble.planner import make_respond, make_scheduler
 from xbatch.assemble.starting import EngineStarter
+from xbatch.cli.terminal import Terminal
 from xbatch.engines import Engine
 from xbatch.errors import EngineError
 from xbatch.job.loading import load_job
@@ -81,25 +82,37 @@ def main() -> None:
     words.add_argument("--rounds", type=int, default=6)
     words.add_argument("--json", action="store_true", help="print one JSON object")
     given = words.parse_args()
+    terminal = Terminal()  # vLLM prints to standard output
+    sys.stderr = terminal.err
     with tempfile.TemporaryDirectory() as folder:
-        kept, lost = asyncio.run(measure(Path(folder), given.rows, given.rounds))
-    if given.json:
-        print(json.dumps({"with": [run.rows_per_s for run in kept], "without": [run.rows_per_s for run in lost]}))
-        return
+        kept, lost = asyncio.run(measure(Path(folder), given.rows, given.rounds, terminal.divert))
+    told = _json(kept, lost) if given.json else _text(kept, lost)
+    terminal.out.write(f"{told}\n".encode())
+    terminal.out.flush()
+
+
+def _json(kept: list[Run], lost: list[Run]) -> str:
+    return json.dumps({"with": [run.rows_per_s for run in kept], "without": [run.rows_per_s for run in lost]})
+
+
+def _text(kept: list[Run], lost: list[Run]) -> str:
+    lines = []
     for name, runs in (("with", kept), ("without", lost)):
         speeds = ", ".join(f"{run.rows_per_s:.0f}" for run in runs)
         cpu = median(run.own_cpu_us for run in runs)
-        print(f"{name:8} {median(run.rows_per_s for run in runs):6.0f} rows/s ({speeds}); {cpu:.0f} µs of CPU a row")
-    print(f"ratio {median(a.rows_per_s / b.rows_per_s for a, b in zip(kept, lost, strict=True)):.3f}")
+        speed = median(run.rows_per_s for run in runs)
+        lines.append(f"{name:8} {speed:6.0f} rows/s ({speeds}); {cpu:.0f} µs of CPU a row")
+    ratio = median(one.rows_per_s / other.rows_per_s for one, other in zip(kept, lost, strict=True))
+    return "\n".join([*lines, f"ratio {ratio:.3f}"])
 
 
-async def measure(folder: Path, count: int, rounds: int) -> tuple[list[Run], list[Run]]:
+async def measure(
+    folder: Path, count: int, rounds: int, before_engine: Callable[[Path], None]
+) -> tuple[list[Run], list[Run]]:
     """The runs with a journal and those without, in an order that turns from round to round."""
     settings = {"kv_cache_memory_bytes": str(KV_BYTES), "dtype": dtype()}
     spec = load_job({"inputs": [str(write_rows(folder, count, 0))], "model": rows.MODEL, "engine": settings})
-    starter = EngineStarter(
-        spec, folder, folder / "engine.log", lambda _: None, lambda text: print(text, file=sys.stderr)
-    )
+    starter = EngineStarter(spec, folder, folder / "engine.log", before_engine, lambda _: None)
     await starter.check(rows.MODEL)
     await starter.start()
     assert starter.engine is not None

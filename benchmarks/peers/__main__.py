@@ -1,7 +1,7 @@
 """Measures xbatch against its peers on the same engine, in turn, on this machine.
 
     make bench                             the usual set; BENCH="unique mixed" chooses, MINUTES=60 makes more rounds
-    python -m benchmarks.peers [--minutes 24] [--rounds 3] [NAME ...]
+    python -m benchmarks.peers [--minutes 24] [--rounds 3] [--scale 1] [NAME ...]
 
 Each round runs every workload once, those whose bar is nearest first; a workload begins only if there is time left for
 as long as it took before. After each the table (results.md, results.json) and the plots are written anew.
@@ -15,7 +15,7 @@ from pathlib import Path
 
 from benchmarks.peers.alone import starts
 from benchmarks.peers.bench import Bench
-from benchmarks.peers.machine import machine
+from benchmarks.peers.machine import dtype, machine
 from benchmarks.peers.plots import plot
 from benchmarks.peers.results import Results, table, write
 from benchmarks.peers.workloads import SET, USUAL, Workload
@@ -31,7 +31,7 @@ def main() -> None:
     words.add_argument("names", nargs="*", metavar="NAME", help=f"of {', '.join(SET)}; without one {', '.join(USUAL)}")
     words.add_argument("--minutes", type=float, default=24)
     words.add_argument("--rounds", type=int, default=3, help="at most so many")
-    words.add_argument("--scale", type=float, default=1, help="share of the rows, to try the set itself")
+    words.add_argument("--scale", type=float, default=_scale(), help="share of the rows (here %(default)s if not said)")
     words.add_argument("--results", type=Path, default=RESULTS)
     given = words.parse_args()
     if unknown := set(given.names) - set(SET):
@@ -57,6 +57,11 @@ def main() -> None:
         print("\n".join(table(_results(about, bench, chosen).claims)))
     if failed:
         raise SystemExit(f"failed: {', '.join(failed)}")
+
+
+def _scale() -> float:
+    """All rows, or where a model takes three times as long so many that the set comes to its end in the usual time."""
+    return 1.0 if dtype() == "bfloat16" else 0.4
 
 
 def round_order(chosen: list[Workload], bench: Bench) -> list[Workload]:

@@ -83,7 +83,7 @@ class Keeping:
     """An engine's rows with the journal and without, in turn; one start of it has many such turns."""
 
     count: int = 3000
-    turns: int = 6
+    turns: int = 5
     name: str = "journal"
     says: str = "39 tokens in, 16 out, no two rows alike; 1M-parameter model; the journal on and off in turn"
     took_s: float = 0.0

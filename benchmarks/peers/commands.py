@@ -3,7 +3,7 @@
 import json
 import sys
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from benchmarks.peers.machine import dtype
@@ -25,6 +25,10 @@ class Setting:
     kv_bytes: int = 512 << 20
     kv_blocks: int | None = None
     """The cache's size in blocks, if it is to be smaller than `kv_bytes` would make it."""
+
+    def scaled(self, scale: float) -> "Setting":
+        """The same for a share of the rows: what is too small a cache for all of them must be so for these."""
+        return self if self.kv_blocks is None else replace(self, kv_blocks=max(1, round(self.kv_blocks * scale)))
 
     def words(self) -> list[tuple[str, str]]:
         """Settings of vLLM by name."""

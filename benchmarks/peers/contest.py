@@ -62,7 +62,8 @@ class Contest:
             file = self._file(bench, entrant.file)
             needs_start = any(bar.quantity is not WHOLE for bar in self.bars)
             few = bench.start(entrant.peer, self.setting, number) if needs_start else Measured(0, 0, 0, 0, 0)
-            many = bench.answer(self.name, entrant.peer, self.setting, file, bench.scaled(self.count))
+            setting, count = self.setting.scaled(bench.scale), bench.scaled(self.count)
+            many = bench.answer(self.name, entrant.peer, setting, file, count)
             self._found[str(entrant)].append((few, many))
         self.took_s = time.monotonic() - began_s
 

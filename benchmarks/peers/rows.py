@@ -67,11 +67,10 @@ def repeating(rows: int, repeats: float = 0.75) -> Iterator[Row]:
     return numbered(drawn)
 
 
-def over_documents(
-    rows: int, documents: int = 40, document_tokens: int = 830, *, shuffled: bool = True
-) -> Iterator[Row]:
-    """Rows that each ask one of a few documents something of 20 tokens; the document comes first."""
+def over_documents(rows: int, of_each: int = 20, document_tokens: int = 830, *, shuffled: bool = True) -> Iterator[Row]:
+    """Rows that each ask something of 20 tokens of a document, so many of each one; the document comes first."""
     chance = random.Random(7)  # noqa: S311
+    documents = max(1, rows // of_each)
     texts = [text(document_tokens, chance) for _ in range(documents)]
     bodies = [chat(texts[i * documents // rows] + "\n" + text(20, chance), 16) for i in range(rows)]
     if shuffled:
@@ -79,9 +78,10 @@ def over_documents(
     return numbered(bodies)
 
 
-def mixed(rows: int, long_rows: int = 6, long_tokens: int = 1500) -> Iterator[Row]:
-    """Rows of 20 to 200 tokens in and 4 to 60 out, and at the very end a few with very long answers."""
+def mixed(rows: int, long_tokens: int = 1500) -> Iterator[Row]:
+    """Rows of 20 to 200 tokens in and 4 to 60 out, and at the very end one in 500 with very long answers."""
     chance = random.Random(7)  # noqa: S311
+    long_rows = max(1, rows // 500)
     outs = [chance.randint(4, 60) for _ in range(rows - long_rows)] + [long_tokens] * long_rows
     return numbered(chat(text(chance.randint(20, 200) - TEMPLATE_TOKENS, chance), out) for out in outs)
 

@@ -10,7 +10,7 @@ from benchmarks.peers.contest import Bar, Contest, Entrant
 
 TUNED, SHIPPED, CHAT = Entrant("run-batch tuned"), Entrant("run-batch as shipped"), Entrant("LLM.chat")
 GENERATE, RAY = Entrant("LLM.generate"), Entrant("Ray Data LLM")
-SHUFFLED = "40 documents of 830 tokens, each asked equally often, shuffled; 33M-parameter model"
+SHUFFLED = "of each document of 830 tokens {} questions, shuffled; 33M-parameter model"
 ANYBODY = "39 tokens in, 16 out, no two rows alike; 1M-parameter model"
 Workload = Contest | Pipeline | Keeping | Small
 
@@ -36,15 +36,15 @@ def documents() -> Contest:
     """Shared documents of which the cache holds a part."""
     files = {"": rows.over_documents, "sorted": partial(rows.over_documents, shuffled=False)}
     bars = (Bar(TUNED, RATE, 2.3), Bar(Entrant("run-batch tuned", "sorted"), RATE, 0.97))
-    return Contest("documents", f"{SHUFFLED}, cache of 200 blocks", 800, files, bars, Setting("33M", kv_blocks=200))
+    says = f"{SHUFFLED.format(20)}, a cache of 5 blocks for each document"
+    return Contest("documents", says, 800, files, bars, Setting("33M", kv_blocks=200))
 
 
 def roomy() -> Contest:
     """The same documents and a cache that holds all: an order can win nothing, and must lose nothing."""
     setting = Setting("33M", kv_bytes=3 << 30)
-    return Contest(
-        "roomy", f"{SHUFFLED}, cache for all", 400, {"": rows.over_documents}, (Bar(TUNED, RATE, 1.0),), setting
-    )
+    files = {"": partial(rows.over_documents, of_each=10)}
+    return Contest("roomy", f"{SHUFFLED.format(10)}, cache for all", 400, files, (Bar(TUNED, RATE, 1.0),), setting)
 
 
 def repeats() -> Contest:
@@ -55,7 +55,7 @@ def repeats() -> Contest:
 
 def mixed() -> Contest:
     """Lengths of all sorts, the longest answers at the end."""
-    says = "20 to 200 tokens in, 4 to 60 out, the last six rows 1500 out; 1M-parameter model"
+    says = "20 to 200 tokens in, 4 to 60 out, the last ones, one in 500, 1500 out; 1M-parameter model"
     return Contest("mixed", says, 3000, {"": rows.mixed}, (Bar(TUNED, RATE, 1.15),))
 
 
