@@ -679,7 +679,7 @@ async def main():
 
     requests = demo_requests()
     names = list(requests)
-    one_by_one = {name: await ask(*requests[name]) for name in names}
+    one_by_one = {name: await ask(*requests[name]) for name in names[::5]}  # each way in turn
     by_hundreds = {}
     for start in range(0, len(names), 100):
         some = names[start : start + 100]

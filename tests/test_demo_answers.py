@@ -13,9 +13,11 @@ ENOUGH = 0.95
 
 
 def share(way: str, bodies: dict[str, Body]) -> float:
-    """The share of the questions whose answer is the taught one."""
-    right = [_said(bodies[f"{way}/{i}"]) == answer for i, (_, answer) in enumerate(questions())]
-    return sum(right) / len(right)
+    """The share of the questions asked in this way whose answer is the taught one."""
+    taught = {f"{way}/{i}": answer for i, (_, answer) in enumerate(questions())}
+    asked = taught.keys() & bodies.keys()
+    assert len(asked) >= len(taught) // len(WAYS) - 20
+    return sum(_said(bodies[name]) == taught[name] for name in asked) / len(asked)
 
 
 def _said(body: Body) -> str:
