@@ -93,7 +93,16 @@ def test_a_command_is_measured(tmp_path: Path) -> None:
     assert found.took_s >= 0.5
     assert 0.4 <= found.own_cpu_s < 5
     assert found.engine_cpu_s == 0
+    assert found.ready_s is None
     assert 64 << 20 < found.own_peak_bytes < 256 << 20
+
+
+def test_an_engine_is_ready_when_its_log_says_so(tmp_path: Path) -> None:
+    code = "import time; time.sleep(0.5); print('init engine (profile)', flush=True); time.sleep(0.5)"
+    found = measure([sys.executable, "-c", code], tmp_path / "log")
+    assert found.ready_s is not None
+    assert 0.4 < found.ready_s < found.took_s - 0.4
+    assert found.answering_s == pytest.approx(found.took_s - found.ready_s)
 
 
 def test_a_command_that_fails_ends_with_its_log(tmp_path: Path) -> None:
@@ -125,8 +134,8 @@ class Scripted(Bench):
         self.runs.append({"workload": workload, "command": peer, "rows": count})
         ours = peer == contest.OURS
         if count == FEW:
-            return Measured(10, 5, 20, 0, 0)
-        return Measured(15 if ours else 20, 6 if ours else 15, 30, 0, 0)
+            return Measured(10, 8, 5, 20, 0, 0)
+        return Measured(15 if ours else 23, 8 if ours else 11, 6 if ours else 15, 30, 0, 0)
 
 
 def test_peers_take_turns_and_the_short_run_is_taken_away(tmp_path: Path) -> None:

@@ -13,7 +13,8 @@ from benchmarks.peers.measuring import Measured, measure
 from benchmarks.peers.models import make_model
 
 FEW = 16
-"""Rows of the short runs: what a long run's numbers have beyond a short one's is of answering, not of starting."""
+"""Rows of the short runs: what a long run's numbers have beyond a short one's is of answering, not of starting and
+ending. Of speeds, the time until vLLM's engine is ready is left out besides, for it varies most."""
 
 
 @dataclass(slots=True)
@@ -38,14 +39,16 @@ class Bench:
         shutil.rmtree(answers.parent, ignore_errors=True)
         answers.parent.mkdir()
         task = Task(make_model(setting.size, self.folder), setting, file, answers)
-        found = self.run(workload, peer, COMMANDS[peer](task), count)
+        found = self.run(workload, peer, COMMANDS[peer](task), count, Path(f"{answers}.xbatch/vllm.log"))
         if (answered := count_answers(answers)) != count:
             raise SystemExit(f"{peer} has answered {answered} of {count} rows")
         return found
 
-    def run(self, workload: str, label: str, command: list[str], count: int) -> Measured:
-        """Measure a command, tell of it, and keep it for the results."""
-        found = measure(command, self.folder / "log")
+    def run(
+        self, workload: str, label: str, command: list[str], count: int, engine_log: Path | None = None
+    ) -> Measured:
+        """Measure a command, tell of it, and keep it for the results; xbatch keeps the engine's log by itself."""
+        found = measure(command, self.folder / "log", engine_log)
         self.runs.append({"workload": workload, "command": label, "rows": count, **asdict(found)})
         print(
             f"{workload:12} {label:22} {count:>7} rows {found.took_s:7.1f} s   CPU {found.own_cpu_s:6.1f} s own"

@@ -61,7 +61,7 @@ class Contest:
         for entrant in entrants[:: -1 if number % 2 else 1]:
             file = self._file(bench, entrant.file)
             needs_start = any(bar.quantity is not WHOLE for bar in self.bars)
-            few = bench.start(entrant.peer, self.setting, number) if needs_start else Measured(0, 0, 0, 0, 0)
+            few = bench.start(entrant.peer, self.setting, number) if needs_start else Measured(0, None, 0, 0, 0, 0)
             setting, count = self.setting.scaled(bench.scale), bench.scaled(self.count)
             many = bench.answer(self.name, entrant.peer, setting, file, count)
             self._found[str(entrant)].append((few, many))
@@ -83,7 +83,7 @@ class Contest:
     def _number(self, bench: Bench, quantity: Quantity, few: Measured, many: Measured) -> float:
         rows_between = bench.scaled(self.count) - FEW
         if quantity is RATE:
-            return rows_between / max(many.took_s - few.took_s, 0.001)
+            return rows_between / max(many.answering_s - few.answering_s, 0.001)
         if quantity is CPU:
             return 1000 * (many.own_cpu_s - few.own_cpu_s) / rows_between
         if quantity is MEMORY:

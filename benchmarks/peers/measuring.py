@@ -14,6 +14,8 @@ OWN_S = 0.02
 """Between two looks at the command's own process, whose last moments count."""
 TREE_S = 0.25
 """Between two looks at all its processes, which costs more."""
+READY = b"init engine ("
+"""What vLLM logs when its engine is ready."""
 QUIET = {"HF_HUB_OFFLINE": "1", "VLLM_NO_USAGE_STATS": "1", "DO_NOT_TRACK": "1"}
 _TICKS_S = os.sysconf("SC_CLK_TCK")
 
@@ -27,12 +29,19 @@ class Measured:
     """
 
     took_s: float
+    ready_s: float | None
+    """After so long vLLM said that its engine was ready; None if it did not."""
     own_cpu_s: float
     engine_cpu_s: float
     own_peak_bytes: int
     """The sum of each process's peak of resident memory, but of none that was gone before the engine came: vLLM looks
     at a model in a process that lives for a moment."""
     tree_peak_bytes: int
+
+    @property
+    def answering_s(self) -> float:
+        """The time from when the engine was ready, or the whole."""
+        return self.took_s - (self.ready_s or 0)
 
 
 @dataclass(slots=True)
@@ -44,13 +53,17 @@ class _Seen:
     last_s: float = 0.0
 
 
-def measure(command: Sequence[str], log: Path) -> Measured:
-    """Run a command to its end. Raises SystemExit with the end of its log if it fails."""
+def measure(command: Sequence[str], log: Path, engine_log: Path | None = None) -> Measured:
+    """Run a command to its end; vLLM logs to `log` as all do, or to one of its own.
+
+    Raises SystemExit with the end of its log if it fails.
+    """
     began_s = time.monotonic()
+    ready = _Ready(engine_log or log)
     with log.open("wb") as stream:
         process = subprocess.Popen(command, stdout=stream, stderr=stream, env=os.environ | QUIET)
         seen: dict[int, _Seen] = {}
-        watcher = threading.Thread(target=_watch, args=(process, seen), daemon=True)
+        watcher = threading.Thread(target=_watch, args=(process, seen, ready), daemon=True)
         watcher.start()
         if process.wait() != 0:
             raise SystemExit(f"{' '.join(command)} failed:\n{log.read_text(errors='replace')[-3000:]}")
@@ -62,6 +75,7 @@ def measure(command: Sequence[str], log: Path) -> Measured:
     own_peak = sum(each.peak_bytes for each in own if each.last_s >= engine_s)
     return Measured(
         took_s,
+        None if ready.at_s is None else ready.at_s - began_s,
         sum(each.cpu_s for each in own),
         sum(each.cpu_s for each in engine),
         own_peak,
@@ -69,11 +83,24 @@ def measure(command: Sequence[str], log: Path) -> Measured:
     )
 
 
-def _watch(process: "subprocess.Popen[bytes]", seen: dict[int, _Seen]) -> None:
+@dataclass(slots=True)
+class _Ready:
+    """Sees in a log that vLLM's engine is ready."""
+
+    log: Path
+    at_s: float | None = None
+
+    def look(self) -> None:
+        if self.at_s is None and self.log.exists() and READY in self.log.read_bytes():
+            self.at_s = time.monotonic()
+
+
+def _watch(process: "subprocess.Popen[bytes]", seen: dict[int, _Seen], ready: _Ready) -> None:
     main = psutil.Process(process.pid)
     due_s = 0.0
     while process.poll() is None:
         _look(process.pid, seen)
+        ready.look()
         if time.monotonic() >= due_s:
             try:
                 children = [child.pid for child in main.children(recursive=True)]
