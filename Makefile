@@ -69,7 +69,7 @@ format: $(READY)
 	$(BIN)/ruff check --fix .
 
 bench: $(READY) $(if $(filter ray,$(BENCH)),$(RAY))
-	@$(BIN)/python -m benchmarks.peers --minutes $(MINUTES) --rounds $(ROUNDS) $(if $(SCALE),--scale $(SCALE)) $(BENCH)
+	@$(BIN)/python -m benchmarks.peers --minutes $(MINUTES) --rounds $(ROUNDS) $(if $(SCALE),--engine-scale $(SCALE)) $(BENCH)
 
 # Stores and a browser that tests need and that are no Python packages. A test whose server is missing is skipped.
 servers: $(READY)

@@ -1,7 +1,7 @@
 """Measures xbatch against its peers on the same engine, in turn, on this machine.
 
     make bench                             the usual set; BENCH="unique mixed" chooses, MINUTES=60 makes more rounds
-    python -m benchmarks.peers [--minutes 24] [--rounds 3] [--scale 1] [NAME ...]
+    python -m benchmarks.peers [--minutes 24] [--rounds 3] [--engine-scale 1] [NAME ...]
 
 Each round runs every workload once, those whose bar is nearest first; a workload begins only if there is time left for
 as long as it took before. After each the table (results.md, results.json) and the plots are written anew.
@@ -31,7 +31,10 @@ def main() -> None:
     words.add_argument("names", nargs="*", metavar="NAME", help=f"of {', '.join(SET)}; without one {', '.join(USUAL)}")
     words.add_argument("--minutes", type=float, default=24)
     words.add_argument("--rounds", type=int, default=3, help="at most so many")
-    words.add_argument("--scale", type=float, default=_scale(), help="share of the rows (here %(default)s if not said)")
+    words.add_argument("--scale", type=float, default=1, help="share of the rows, to try the set itself")
+    words.add_argument(
+        "--engine-scale", type=float, default=_share(), help="share of the rows that engines answer (here %(default)s)"
+    )
     words.add_argument("--results", type=Path, default=RESULTS)
     given = words.parse_args()
     if unknown := set(given.names) - set(SET):
@@ -40,7 +43,7 @@ def main() -> None:
     ends_s = time.monotonic() + 60 * given.minutes
     about, failed = machine(), list[str]()
     with tempfile.TemporaryDirectory() as folder:
-        bench = Bench(Path(folder), given.scale)
+        bench = Bench(Path(folder), given.scale, given.engine_scale)
         for number in range(given.rounds):
             for workload in round_order(chosen, bench):
                 if time.monotonic() + workload.took_s > ends_s:
@@ -59,7 +62,7 @@ def main() -> None:
         raise SystemExit(f"failed: {', '.join(failed)}")
 
 
-def _scale() -> float:
+def _share() -> float:
     """All rows, or where a model takes three times as long so many that the set comes to its end in the usual time."""
     return 1.0 if dtype() == "bfloat16" else 0.4
 
@@ -75,7 +78,7 @@ def round_order(chosen: list[Workload], bench: Bench) -> list[Workload]:
 
 def _results(about: dict[str, str], bench: Bench, chosen: list[Workload]) -> Results:
     claims = [claim for workload in chosen for claim in workload.claims(bench) if claim.ours]
-    says = {each.name: f"{bench.scaled(each.count):,} rows, {each.says}" for each in chosen}
+    says = {each.name: f"{each.rows(bench):,} rows, {each.says}" for each in chosen}
     return Results(about, says, [*claims, *starts(bench)], bench.runs)
 
 

@@ -45,10 +45,14 @@ class Pipeline:
     _growths: list[float] = field(default_factory=list)
     _kept: list[float] = field(default_factory=list)
 
+    def rows(self, bench: Bench) -> int:
+        """So many are run."""
+        return bench.scaled(self.count)
+
     def round(self, bench: Bench, _: int) -> None:
         """Measure once."""
         began_s = time.monotonic()
-        small, large = (bench.scaled(count) for count in (self.count // 10, self.count))
+        small, large = bench.scaled(self.count // 10), self.rows(bench)
         few, many = (self._ours(bench, count) for count in (small, large))
         self._speeds.append((large - small) / (many.took_s - few.took_s))
         self._growths.append((many.own_peak_bytes - few.own_peak_bytes) / 1e6)
@@ -90,10 +94,14 @@ class Keeping:
     _kept: list[float] = field(default_factory=list)
     _lost: list[float] = field(default_factory=list)
 
+    def rows(self, bench: Bench) -> int:
+        """So many are run in each turn."""
+        return bench.answered(self.count)
+
     def round(self, bench: Bench, _: int) -> None:
         """Measure some turns."""
         began_s = time.monotonic()
-        words = ["--rows", str(bench.scaled(self.count)), "--rounds", str(self.turns), "--json"]
+        words = ["--rows", str(self.rows(bench)), "--rounds", str(self.turns), "--json"]
         command = [sys.executable, "-m", "benchmarks.with_journal", *words]
         with (bench.folder / "log").open("wb") as log:
             found = json.loads(run(command, stdout=PIPE, stderr=log, check=True).stdout)
@@ -117,13 +125,17 @@ class Small:
     _helps: list[float] = field(default_factory=list)
     _validated: list[float] = field(default_factory=list)
 
-    def round(self, bench: Bench, number: int) -> None:
+    def rows(self, bench: Bench) -> int:
+        """So many are read."""
+        return bench.scaled(self.count)
+
+    def round(self, bench: Bench, _: int) -> None:
         """Measure each."""
         began_s = time.monotonic()
         for _ in range(5):
             self._helps.append(1000 * _took_s([*XBATCH, "--help"]))
         if run([*XBATCH, "validate", "--help"], stdout=DEVNULL, stderr=DEVNULL, check=False).returncode == 0:
-            small, large = (bench.scaled(count) for count in (self.count // 10, self.count))
+            small, large = bench.scaled(self.count // 10), self.rows(bench)
             commands = [on_one_core([*XBATCH, "validate", str(_rows(bench, count))]) for count in (small, large)]
             times = [_took_s(command) for command in commands]
             self._validated.append((large - small) / (times[1] - times[0]))

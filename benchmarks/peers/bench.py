@@ -23,7 +23,9 @@ class Bench:
 
     folder: Path
     scale: float = 1.0
-    """Of the rows of every workload that are run; 1 for real numbers."""
+    """Share of the rows that are run."""
+    engine_scale: float = 1.0
+    """Share of these where an engine answers them."""
     runs: list[dict[str, Any]] = field(default_factory=list)
     """Every run, as it goes into the results."""
     starts: dict[tuple[str, str], list[Measured]] = field(default_factory=lambda: defaultdict(list))
@@ -32,6 +34,10 @@ class Bench:
     def scaled(self, count: int) -> int:
         """So many rows, or fewer in a trial."""
         return max(2 * FEW, round(count * self.scale))
+
+    def answered(self, count: int) -> int:
+        """So many rows, or fewer in a trial or where an engine takes long."""
+        return self.scaled(round(count * self.engine_scale))
 
     def answer(self, workload: str, peer: str, setting: Setting, file: Path, count: int) -> Measured:
         """Have a peer answer a file of `count` rows. Raises SystemExit if it fails, or answers fewer."""

@@ -54,6 +54,10 @@ class Contest:
     """The last round's time."""
     _found: dict[str, list[tuple[Measured, Measured]]] = field(default_factory=lambda: defaultdict(list))
 
+    def rows(self, bench: Bench) -> int:
+        """So many are run."""
+        return bench.answered(self.count)
+
     def round(self, bench: Bench, number: int) -> None:
         """Have everybody answer it once, in an order that turns from round to round."""
         began_s = time.monotonic()
@@ -62,7 +66,7 @@ class Contest:
             file = self._file(bench, entrant.file)
             needs_start = any(bar.quantity is not WHOLE for bar in self.bars)
             few = bench.start(entrant.peer, self.setting, number) if needs_start else Measured(0, None, 0, 0, 0, 0)
-            setting, count = self.setting.scaled(bench.scale), bench.scaled(self.count)
+            setting, count = self.setting.scaled(bench.scale * bench.engine_scale), self.rows(bench)
             many = bench.answer(self.name, entrant.peer, setting, file, count)
             self._found[str(entrant)].append((few, many))
         self.took_s = time.monotonic() - began_s
@@ -81,7 +85,7 @@ class Contest:
         return made
 
     def _number(self, bench: Bench, quantity: Quantity, few: Measured, many: Measured) -> float:
-        rows_between = bench.scaled(self.count) - FEW
+        rows_between = self.rows(bench) - FEW
         if quantity is RATE:
             return rows_between / max(many.answering_s - few.answering_s, 0.001)
         if quantity is CPU:
@@ -93,4 +97,4 @@ class Contest:
 
     def _file(self, bench: Bench, name: str) -> Path:
         path = bench.folder / f"{self.name}-{name or 'rows'}.jsonl"
-        return path if path.exists() else rows.write(path, self.files[name](bench.scaled(self.count)))
+        return path if path.exists() else rows.write(path, self.files[name](self.rows(bench)))
