@@ -257,6 +257,31 @@ def test_usual_bodies_are_seen_at_once(odd: dict[str, Any], messages: Any, promp
     assert body.refusal(asked) == body._refusal(asked.body, is_chat=endpoint == CHAT)
 
 
+@pytest.mark.parametrize(
+    "inside", [b'"body":{"prompt":"a","x":%b}', b'"body":{"prompt":"a"},"x":%b'], ids=["body", "line"]
+)
+@pytest.mark.parametrize(
+    ("value", "code"),
+    [
+        (b'"\\ud800"', "invalid_unicode"),
+        (b'"\xff"', "invalid_unicode"),
+        (b'{"\\udc00":1}', "invalid_unicode"),
+        (b'"\t"', "invalid_json_line"),
+        (b"01", "invalid_json_line"),
+        (b"1e999", "invalid_json_line"),
+        (b"NaN", "invalid_json_line"),
+        (b"9" * 5000, "invalid_json_line"),
+        (b"[" * 600 + b"]" * 600, "json_too_deep"),
+        (b"[" * 100_000 + b"]" * 100_000, "json_too_deep"),
+    ],
+    ids=lambda value: str(value)[:20],
+)
+def test_no_line_is_taken_without_a_look_at_all_of_it(value: bytes, code: str, inside: bytes) -> None:
+    line = b'{"custom_id":"a","method":"POST","url":"/v1/completions",%b}' % (inside % value)
+    assert rejected(line).failure.code == code
+    assert accepted(b'{"custom_id":"a","method":"POST","url":"/v1/completions",%b}' % (inside % b'"b"'))
+
+
 _VALUES = st.sampled_from([..., None, "", "a", "POST", "GET", CHAT, COMPLETIONS, "/v1/x", 7, [], {}, GOOD])
 
 

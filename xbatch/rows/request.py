@@ -121,13 +121,13 @@ def _parse(row: Row, template: RequestTemplate | None = None) -> ParsedRow:
         return Rejected(row.index, custom_id, Failure(e.code, f"{row.place}: {e}{_excerpt(row, e.code)}"))
 
 
-class _Line(msgspec.Struct, gc=False):
-    """A line as OpenAI's batches have it, or another of which this is too little."""
+class _Line(msgspec.Struct, gc=False, forbid_unknown_fields=True):
+    """A line as OpenAI's batches have it; a field more would be passed over without a look at what it holds."""
 
-    url: Literal["/v1/chat/completions", "/v1/completions"] | None = None
-    method: Literal["POST"] | None = None
-    body: dict[str, Any] | None = None
-    custom_id: str | None = None
+    custom_id: str
+    method: Literal["POST"]
+    url: Literal["/v1/chat/completions", "/v1/completions"]
+    body: dict[str, Any]
 
 
 _decode_line = msgspec.json.Decoder(_Line).decode
@@ -141,8 +141,7 @@ def _usual(row: Row) -> Request | None:
         line = _decode_line(row.data)
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
         return None
-    custom_id, url, body = line.custom_id, line.url, line.body
-    return Request(row.index, custom_id, url, body, row.num_bytes) if custom_id and url and body is not None else None
+    return Request(row.index, line.custom_id, line.url, line.body, row.num_bytes) if line.custom_id else None
 
 
 def _object(value: Any, what: str) -> dict[str, Any]:
