@@ -18,20 +18,22 @@ hypothesis.settings.register_profile("any machine", deadline=None)
 hypothesis.settings.load_profile("any machine")
 
 
+_LAST = "vllm_restarts"
+"""Its engines are nobody else's, and it is short: it runs when one of two processes has nothing else to do."""
 _WITH_ENGINES = ("vllm", "demo_answers", "doctor", "clients", "examples", "page_blocks", "serve_vllm", "serve_openapi")
 
 
 def group_of(nodeid: str) -> str:
-    """The tests of a group run in one process: all that have real engines, and else those of a file.
+    """The tests of a group run in one process: all that share real engines, and else those of a file.
 
-    Two engines at once would starve each other, and what engines leave behind could not be told apart.
+    Two engines at once would starve each other.
     """
     name = nodeid.partition("::")[0].rpartition("/")[2].removeprefix("test_").removesuffix(".py")
-    return "engines" if name.startswith(_WITH_ENGINES) else name
+    return "engines" if name.startswith(_WITH_ENGINES) and name != _LAST else name
 
 
 class Grouped(LoadScopeScheduling):
-    """Begins with the largest group: the engines' one, which takes the longest.
+    """Begins with the groups of the most tests: first the engines' one, which takes the longest.
 
     xdist's own `loadgroup` knows no groups any more since pytest 9.2.
     """

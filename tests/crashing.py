@@ -12,6 +12,7 @@ import sys
 import threading
 import time
 from collections.abc import Awaitable, Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -59,6 +60,7 @@ class Driver:
     def __init__(self, owner: str) -> None:
         self.engine = VllmEngine(str(MODEL_PATH), ["demo"], SETTINGS, owner)
         self.mark = mark_of(owner)
+        self._before = _shared_memory()
 
     def ask(self, body: Body) -> Awaitable[Outcome]:
         return self.engine.generate(Request(0, "a", CHAT if "messages" in body else COMPLETIONS, body, 100))
@@ -117,7 +119,7 @@ class Driver:
         return {
             "processes": watchdog.find(self.mark),
             "children": [str(child) for child in this.children(recursive=True)],
-            "memory": sorted(name for name in os.listdir("/dev/shm") if name.startswith(("psm_", "sem.mp-"))),
+            "memory": sorted(_shared_memory() - self._before - _others_memory()),
             "threads": len(threading.enumerate()),
             "files": this.num_fds(),
             "rss_bytes": this.memory_info().rss,
@@ -127,6 +129,23 @@ class Driver:
         found = [psutil.Process(pid) for pid in watchdog.find(self.mark)]
         (victim,) = [process for process in found if name in " ".join([process.name(), *process.cmdline()])]
         victim.send_signal(signal.SIGKILL)
+
+
+def _shared_memory() -> set[str]:
+    """The blocks that are there, whosoever they are."""
+    return {name for name in os.listdir("/dev/shm") if name.startswith(("psm_", "sem.mp-"))}
+
+
+def _others_memory() -> set[str]:
+    """Those that living processes have, but for this one: they may have an engine too."""
+    found: set[str] = set()
+    for process in psutil.process_iter():
+        if process.pid != os.getpid():
+            with suppress(psutil.Error):
+                found |= {
+                    Path(block.path).name for block in process.memory_maps() if block.path.startswith("/dev/shm/")
+                }
+    return found
 
 
 async def deaths(driver: Driver, seen: Body) -> None:
