@@ -69,13 +69,12 @@ def test_the_cache_follows_the_rows() -> None:
 
 def test_a_job_computes_on_all_of_few_cores() -> None:
     """Where there are few cores none is kept for a scheduler that waits, but for servers, siblings and one core."""
-    choice = threads({1, 0}, has_siblings=False, expected=SHORT)
-    assert choice is not None
-    assert choice.value == "0,1"
-    assert threads({0, 1}, has_siblings=True, expected=SHORT) is None
-    assert threads({0, 1}, has_siblings=False, expected=None) is None
-    assert threads({0}, has_siblings=False, expected=SHORT) is None
-    assert threads(set(range(16)), has_siblings=False, expected=SHORT) is None
+    chosen = {choice.name: choice.value for choice in threads({1, 0}, has_siblings=False, expected=SHORT)}
+    assert chosen == {"VLLM_CPU_OMP_THREADS_BIND": "0,1", "GOMP_SPINCOUNT": 10_000}
+    assert threads({0, 1}, has_siblings=True, expected=SHORT) == []
+    assert threads({0, 1}, has_siblings=False, expected=None) == []
+    assert threads({0}, has_siblings=False, expected=SHORT) == []
+    assert threads(set(range(16)), has_siblings=False, expected=SHORT) == []
 
 
 def test_choices_say_why() -> None:

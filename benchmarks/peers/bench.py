@@ -35,9 +35,9 @@ class Bench:
         """So many rows, or fewer in a trial."""
         return max(2 * FEW, round(count * self.scale))
 
-    def answered(self, count: int) -> int:
+    def answered(self, count: int, shrinks: float = 1.0) -> int:
         """So many rows, or fewer in a trial or where an engine takes long."""
-        return self.scaled(round(count * self.engine_scale))
+        return self.scaled(round(count * self.engine_scale**shrinks))
 
     def answer(self, workload: str, peer: str, setting: Setting, file: Path, count: int) -> Measured:
         """Have a peer answer a file of `count` rows. Raises SystemExit if it fails, or answers fewer."""

@@ -50,13 +50,15 @@ class Contest:
     """Makers of so many rows by name of file; `""` is the one that xbatch gets."""
     bars: tuple[Bar, ...]
     setting: Setting = USUAL
+    shrinks: float = 1.0
+    """How much of the engine's scale is taken: 0 has all rows run on every machine, 2 the square of the share."""
     took_s: float = 0.0
     """The last round's time."""
     _found: dict[str, list[tuple[Measured, Measured]]] = field(default_factory=lambda: defaultdict(list))
 
     def rows(self, bench: Bench) -> int:
         """So many are run."""
-        return bench.answered(self.count)
+        return bench.answered(self.count, self.shrinks)
 
     def round(self, bench: Bench, number: int) -> None:
         """Have everybody answer it once, in an order that turns from round to round."""
@@ -66,7 +68,8 @@ class Contest:
             file = self._file(bench, entrant.file)
             needs_start = any(bar.quantity is not WHOLE for bar in self.bars)
             few = bench.start(entrant.peer, self.setting, number) if needs_start else Measured(0, None, 0, 0, 0, 0)
-            setting, count = self.setting.scaled(bench.scale * bench.engine_scale), self.rows(bench)
+            count = self.rows(bench)
+            setting = self.setting.scaled(count / self.count)
             many = bench.answer(self.name, entrant.peer, setting, file, count)
             self._found[str(entrant)].append((few, many))
         self.took_s = time.monotonic() - began_s

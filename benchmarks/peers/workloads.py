@@ -24,7 +24,7 @@ def unique() -> Contest:
         Bar(TUNED, CPU, 1 / 3, at_most=True),
         Bar(TUNED, MEMORY, at_most=True),
     )
-    return Contest("unique", ANYBODY, 10_000, {"": rows.unique}, bars)
+    return Contest("unique", ANYBODY, 10_000, {"": rows.unique}, bars, shrinks=0)
 
 
 def generate() -> Contest:
@@ -37,7 +37,7 @@ def documents() -> Contest:
     files = {"": rows.over_documents, "sorted": partial(rows.over_documents, shuffled=False)}
     bars = (Bar(TUNED, RATE, 2.3), Bar(Entrant("run-batch tuned", "sorted"), RATE, 0.97))
     says = f"{SHUFFLED.format(20)}, a cache of 5 blocks for each document"
-    return Contest("documents", says, 800, files, bars, Setting("33M", kv_blocks=200))
+    return Contest("documents", says, 800, files, bars, Setting("33M", kv_blocks=200), shrinks=1.5)
 
 
 def roomy() -> Contest:
@@ -56,7 +56,7 @@ def repeats() -> Contest:
 def mixed() -> Contest:
     """Lengths of all sorts, the longest answers at the end."""
     says = "20 to 200 tokens in, 4 to 60 out, the last ones, one in 500, 1500 out; 1M-parameter model"
-    return Contest("mixed", says, 3000, {"": rows.mixed}, (Bar(TUNED, RATE, 1.15),))
+    return Contest("mixed", says, 3000, {"": rows.mixed}, (Bar(TUNED, RATE, 1.15),), shrinks=0)
 
 
 def ray() -> Contest:

@@ -82,9 +82,9 @@ class VllmEngine:
         given = {name.replace("-", "_") for name in self._settings}
         choices = choose(look_at_machine(self._model, self._args), given, self._expected)
         self._args = arguments.parse(self._settings | {c.name: c.value for c in choices})
-        if (cores := look_at_cores(self._args, self._expected)) is not None:
-            choices.append(cores)
-            self._processes.variables[cores.name] = str(cores.value)
+        for variable in look_at_cores(self._args, self._expected):
+            choices.append(variable)
+            self._processes.variables[variable.name] = str(variable.value)
         self._args.disable_log_stats = True
         try:
             config = self._make_config()

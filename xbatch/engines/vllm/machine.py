@@ -42,13 +42,14 @@ def look_at_machine(model: str, args: Namespace) -> Machine:
     return found if is_cpu else _with_gpu(found, args, config)
 
 
-def look_at_cores(args: Namespace, expected: Expectation | None) -> Choice | None:
-    """On which cores a CPU should compute; None where vLLM or the user decides."""
+def look_at_cores(args: Namespace, expected: Expectation | None) -> list[Choice]:
+    """On which cores a CPU should compute, and how; nothing where vLLM or the user decides."""
     is_one = args.tensor_parallel_size * args.pipeline_parallel_size * args.data_parallel_size == 1
     if not current_platform.is_cpu() or not is_one or THREADS in os.environ:
-        return None
+        return []
     has_siblings = psutil.cpu_count(logical=False) != psutil.cpu_count()
-    return threads(os.sched_getaffinity(0), has_siblings=has_siblings, expected=expected)
+    chosen = threads(os.sched_getaffinity(0), has_siblings=has_siblings, expected=expected)
+    return [choice for choice in chosen if choice.name not in os.environ]
 
 
 def _with_gpu(machine: Machine, args: Namespace, config: Any) -> Machine:

@@ -19,6 +19,10 @@ FEW_CORES = 4
 """Of so many, one that does next to nothing is a loss."""
 THREADS = "VLLM_CPU_OMP_THREADS_BIND"
 """The environment variable that tells vLLM's worker on a CPU on which cores to compute."""
+SPINS = "GOMP_SPINCOUNT"
+"""The one that tells PyTorch's OpenMP library how often a thread looks for work before it sleeps."""
+FEW_SPINS = 10_000
+"""Tens of microseconds; left to itself it looks for milliseconds, in which the scheduler waits for the core."""
 GIB = 1 << 30
 
 
@@ -76,17 +80,20 @@ def choose(machine: Machine, given: AbstractSet[str], expected: Expectation | No
     return [choice for choice in choices if choice.name not in given]
 
 
-def threads(cores: AbstractSet[int], *, has_siblings: bool, expected: Expectation | None) -> Choice | None:
-    """On which cores a CPU computes, where it is not vLLM's own choice.
+def threads(cores: AbstractSet[int], *, has_siblings: bool, expected: Expectation | None) -> list[Choice]:
+    """On which cores a CPU computes, and how: variables of the environment, where it is not vLLM's own choice.
 
     vLLM keeps a core for its scheduler and whoever feeds it. These wait while the worker computes, and a job's rows
-    are prepared beforehand, so on a machine of few cores the worker has them all. Threads that are `siblings` of one
-    core are left to vLLM, and so are servers, whose requests come as they come.
+    are prepared beforehand, so on a machine of few cores the worker has them all; what waits between two steps must
+    not keep a core busy then. Threads that are `siblings` of one core are left to vLLM, and so are servers, whose
+    requests come as they come.
     """
     if expected is None or has_siblings or not 1 < len(cores) <= FEW_CORES:
-        return None
-    reason = "who feeds the engine needs hardly a core"
-    return Choice(THREADS, ",".join(map(str, sorted(cores))), reason)
+        return []
+    return [
+        Choice(THREADS, ",".join(map(str, sorted(cores))), "who feeds the engine needs hardly a core"),
+        Choice(SPINS, FEW_SPINS, "threads that wait leave their cores to the scheduler"),
+    ]
 
 
 def _for_gpu(machine: Machine, expected: Expectation | None) -> list[Choice]:
