@@ -18,7 +18,7 @@ hypothesis.settings.register_profile("any machine", deadline=None)
 hypothesis.settings.load_profile("any machine")
 
 
-_LAST = "vllm_restarts"
+_LAST = "vllm_jobs"
 """Its engines are nobody else's, and it is short: it runs when one of two processes has nothing else to do."""
 _WITH_ENGINES = ("vllm", "demo_answers", "doctor", "clients", "examples", "page_blocks", "serve_vllm", "serve_openapi")
 
