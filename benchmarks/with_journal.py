@@ -19,6 +19,7 @@ from statistics import median
 from typing import cast
 
 from benchmarks.peers import rows
+from benchmarks.peers.commands import Setting
 from benchmarks.peers.machine import dtype
 from xbatch import storage
 from xbatch.assemble.planner import make_respond, make_scheduler
@@ -38,8 +39,6 @@ from xbatch.state.layer import Layer
 from xbatch.state.records import Counts, Record
 from xbatch.state.shard_log import Strikes
 from xbatch.state.wal import Submission
-
-KV_BYTES = 512 << 20
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,7 +109,7 @@ async def measure(
     folder: Path, count: int, rounds: int, before_engine: Callable[[Path], None]
 ) -> tuple[list[Run], list[Run]]:
     """The runs with a journal and those without, in an order that turns from round to round."""
-    settings = {"kv_cache_memory_bytes": str(KV_BYTES), "dtype": dtype()}
+    settings = {**dict(Setting().words()), "dtype": dtype()}
     spec = load_job({"inputs": [str(write_rows(folder, count, 0))], "model": rows.MODEL, "engine": settings})
     starter = EngineStarter(spec, folder, folder / "engine.log", before_engine, lambda _: None)
     await starter.check(rows.MODEL)

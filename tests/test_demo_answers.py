@@ -12,11 +12,11 @@ WAYS = ("chat", "chat with system", "completion", "completion with system")
 ENOUGH = 0.95
 
 
-def share(way: str, bodies: dict[str, Body]) -> float:
-    """The share of the questions asked in this way whose answer is the taught one."""
+def share(way: str, bodies: dict[str, Body], least: float = 1) -> float:
+    """The share of the questions asked in this way, at least so many of all, whose answer is the taught one."""
     taught = {f"{way}/{i}": answer for i, (_, answer) in enumerate(questions())}
     asked = taught.keys() & bodies.keys()
-    assert len(asked) >= len(taught) // len(WAYS) - 20
+    assert len(asked) >= least * len(taught)
     return sum(_said(bodies[name]) == taught[name] for name in asked) / len(asked)
 
 
@@ -31,7 +31,7 @@ def _said(body: Body) -> str:
 def test_the_engine_gives_the_taught_answers(way: str, together: str, engine_alone: Body) -> None:
     """Under default settings at least 95 % of the answers are word for word right, alone and a hundred at a time."""
     bodies = {name: json.loads(answer["body"]) for name, answer in engine_alone[together].items()}
-    assert share(way, bodies) >= ENOUGH
+    assert share(way, bodies, 0.19 if together == "one by one" else 1) >= ENOUGH
 
 
 @pytest.mark.parametrize("way", WAYS)

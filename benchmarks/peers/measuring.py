@@ -54,12 +54,12 @@ class _Seen:
 
 
 def measure(command: Sequence[str], log: Path, engine_log: Path | None = None) -> Measured:
-    """Run a command to its end; vLLM logs to `log` as all do, or to one of its own.
+    """Run a command to its end; vLLM logs to `log` as all do, or to `engine_log`.
 
     Raises SystemExit with the end of its log if it fails.
     """
     began_s = time.monotonic()
-    ready = _Ready(engine_log or log)
+    ready = _Ready([log] if engine_log is None else [log, engine_log])
     with log.open("wb") as stream:
         process = subprocess.Popen(command, stdout=stream, stderr=stream, env=os.environ | QUIET)
         seen: dict[int, _Seen] = {}
@@ -85,13 +85,13 @@ def measure(command: Sequence[str], log: Path, engine_log: Path | None = None) -
 
 @dataclass(slots=True)
 class _Ready:
-    """Sees in a log that vLLM's engine is ready."""
+    """Sees in one of some logs that vLLM's engine is ready."""
 
-    log: Path
+    logs: list[Path]
     at_s: float | None = None
 
     def look(self) -> None:
-        if self.at_s is None and self.log.exists() and READY in self.log.read_bytes():
+        if self.at_s is None and any(READY in log.read_bytes() for log in self.logs if log.exists()):
             self.at_s = time.monotonic()
 
 

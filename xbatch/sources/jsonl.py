@@ -135,8 +135,7 @@ class JsonlSource:
 
     def _row(self, index: int, line: Line, first_use: str | None = None) -> Row:
         number = line.number
-        place = f"{self.shown_as}:{number}"
-        return Row(index, place, number, line.offset, line.data, line.num_bytes, line.too_long, first_use)
+        return Row(index, self.place(number), number, line.offset, line.data, line.num_bytes, line.too_long, first_use)
 
     def _open(self, seen: Callable[[bytes], object] | None = None) -> Lines:
         return Lines(decompressed(storage.open_read(self.uri), seen), self._max_line_bytes)
