@@ -23,7 +23,7 @@ from serving import CHAT, COMPLETIONS, Body
 from xbatch.demo import MODEL_PATH, questions
 from xbatch.engines.vllm import refusals, watchdog
 from xbatch.engines.vllm.engine import VllmEngine
-from xbatch.engines.vllm.process import mark_of
+from xbatch.engines.vllm.process import EngineProcesses, mark_of
 from xbatch.errors import EngineError
 from xbatch.rows.outcome import Completion, Outcome
 from xbatch.rows.request import Request
@@ -58,7 +58,7 @@ class Driver:
     """An engine, and what became of what it was asked."""
 
     def __init__(self, owner: str) -> None:
-        self.engine = VllmEngine(str(MODEL_PATH), ["demo"], SETTINGS, owner)
+        self.engine = VllmEngine(str(MODEL_PATH), ["demo"], SETTINGS, processes=EngineProcesses(owner))
         self.mark = mark_of(owner)
         self._before = _shared_memory()
 
@@ -180,7 +180,7 @@ async def loading(driver: Driver, seen: Body) -> None:
         while not watchdog.find(driver.mark):
             time.sleep(0.05)
         time.sleep(1)
-        driver.kill("spawn_main")
+        driver.kill("standing_by")
 
     threading.Thread(target=kill_soon).start()
     try:

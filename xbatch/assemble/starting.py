@@ -90,7 +90,11 @@ class EngineStarter:
         self._model = model
         # Both take seconds, and who waits for the engine should hear that it is being started.
         engine = await asyncio.to_thread(self.build, model)
-        await asyncio.to_thread(engine.check)
+        try:
+            await asyncio.to_thread(engine.check)
+        except BaseException:
+            engine.close()
+            raise
         self.engine = engine
         self._tell(engine.description)
 

