@@ -35,6 +35,7 @@ def main() -> None:
     words.add_argument("--requests", type=int, default=60, help="chats that are asked of each server, one at a time")
     words.add_argument("--rows", type=int, default=20_000, help="rows of the batch, which must not end before")
     given = words.parse_args()
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # the servers end with this
     with tempfile.TemporaryDirectory() as folder:
         with served(Path(folder), "vllm") as client:
             show("vllm serve, idle", ask(client, given.requests))

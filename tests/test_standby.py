@@ -214,22 +214,36 @@ def test_an_engine_that_is_refused_is_closed(tmp_path: Path, monkeypatch: pytest
     assert starter.engine is None
 
 
-def test_nothing_outlives_a_command_killed_while_it_imports(tmp_path: Path) -> None:
-    """What imports vLLM for a job goes with it."""
-    body = {"messages": [{"role": "user", "content": "Why?"}]}
-    (tmp_path / "in.jsonl").write_text(json.dumps(body) + "\n")
-    output = tmp_path / "out.jsonl"
-    command = ["run", str(tmp_path / "in.jsonl"), "--model", "demo", "-o", str(output)]
+def importing(folder: Path) -> tuple["subprocess.Popen[bytes]", int]:
+    """A job whose first process has just begun to import vLLM, and that process."""
+    body = {"messages": [{"role": "user", "content": "Why?"}], "max_tokens": 4}
+    (folder / "in.jsonl").write_text(json.dumps(body) + "\n")
+    command = ["run", str(folder / "in.jsonl"), "--model", "demo", "-o", str(folder / "out.jsonl")]
     process = subprocess.Popen(
         [sys.executable, "-m", "xbatch", *command], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
     )
-    mark = mark_of(str(Path(f"{output}.xbatch").resolve()))
-    until_s = time.monotonic() + _WAIT_S
+    mark, until_s = mark_of(str((folder / "out.jsonl.xbatch").resolve())), time.monotonic() + _WAIT_S
     while not (found := watchdog.find(mark)) and time.monotonic() < until_s:
         time.sleep(0.05)
-    assert found
+    (early,) = found
+    return process, early
+
+
+def test_a_command_killed_while_it_imports(tmp_path: Path) -> None:
+    """What imports vLLM for a job goes with it."""
+    process, early = importing(tmp_path)
     process.kill()
     process.wait()
-    while watchdog.find(mark) and time.monotonic() < until_s:
+    until_s = time.monotonic() + _WAIT_S
+    while psutil.pid_exists(early) and time.monotonic() < until_s:
         time.sleep(0.05)
-    assert not watchdog.find(mark)
+    assert not psutil.pid_exists(early)
+
+
+def test_a_jobs_engine_stood_by(tmp_path: Path) -> None:
+    """What imports vLLM from the first is the job's EngineCore, and has forked the worker."""
+    process, early = importing(tmp_path)
+    assert process.wait() == 0
+    log = (tmp_path / "out.jsonl.xbatch" / "vllm.log").read_text()
+    assert f"EngineCore pid={early}" in log
+    assert log.count("Triton not available") <= 2  # each process that imports vLLM says so once

@@ -4,7 +4,6 @@ import asyncio
 import gc
 import logging
 import os
-import re
 import threading
 from collections.abc import AsyncGenerator, Mapping, Sequence
 from contextlib import aclosing
@@ -25,6 +24,7 @@ from xbatch.engines.admission import Admission
 from xbatch.engines.vllm import arguments, refusals, streams
 from xbatch.engines.vllm.bodies import typed_body
 from xbatch.engines.vllm.card import make_card
+from xbatch.engines.vllm.installed import OPENMP
 from xbatch.engines.vllm.line import EngineLine
 from xbatch.engines.vllm.lookup import check_model
 from xbatch.engines.vllm.machine import computes_alone, look_at_cache, look_at_machine
@@ -277,7 +277,8 @@ def _spawner(config: Any) -> Any:
 
 def _can_fork() -> bool:
     """The engine's first process can fork the others: they need no GPU, and its OpenMP is PyTorch's."""
-    return current_platform.is_cpu() and not re.search(r"lib(i?)omp", os.environ.get(PRELOAD, ""))
+    others = set(OPENMP.findall(os.environ.get(PRELOAD, ""))) - {"g"}
+    return bool(current_platform.is_cpu()) and not others
 
 
 def _describe(choices: list[Choice], config: Any) -> str:

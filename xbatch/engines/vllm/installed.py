@@ -29,6 +29,8 @@ TORCH_COMPANIONS = ("torchvision", "torchaudio", "torchcodec")
 INSTALL_CUDA = "pip install 'xbatch[cuda]'"
 INSTALL_CPU = "pip install uv && uv pip install --torch-backend cpu 'xbatch[cpu]'"
 
+OPENMP = re.compile("lib(i|g)?omp")
+"""A library of that kind, by its file's name; vLLM computes with the one of GNU where no other is given."""
 _VERSION_LINE = re.compile(r"""^__version__(?:\s*:\s*[^=]+)?\s*=.*?['"]([^'"]+)['"]\s*$""", re.MULTILINE)
 
 
@@ -104,18 +106,23 @@ def is_for_cpu() -> bool:
     return torch is not None and torch.build == "cpu"
 
 
-def preloaded_libraries() -> list[str]:
-    """What vLLM's `platforms/cpu.py` has the engine's processes load before all else, as far as it is there.
+def preloaded_libraries(given: str) -> str:
+    """What vLLM's `platforms/cpu.py` has the engine's processes load before all else, where `given` is what all do.
 
-    An allocator, if vLLM brings one, and PyTorch's OpenMP, so that there is no second one.
+    PyTorch's OpenMP, so that there is no second one, and an allocator if vLLM brings one; both as LD_PRELOAD has them.
     """
     vllm, torch = (Path(spec.origin).parent if (spec := find_spec(n)) and spec.origin else None for n in _NATIVE)
     if vllm is None or torch is None:
-        return []
-    allocators = (vllm / "libs", "libtcmalloc_minimal*.so*"), (vllm / "libs", "libtcmalloc.so*")
+        return given
     openmps = (torch.with_name("torch.libs"), "libgomp*.so*"), (torch / "lib", "libgomp*.so*")
-    found = ([str(file) for folder, name in places for file in folder.glob(name)] for places in (allocators, openmps))
-    return [files[0] for files in found if files]
+    allocators = (vllm / "libs", "libtcmalloc_minimal*.so*"), (vllm / "libs", "libtcmalloc.so*")
+    if not OPENMP.search(given):
+        given = ":".join(filter(None, (given, _first_file(openmps))))
+    return given if "libtcmalloc" in given else ":".join(filter(None, (_first_file(allocators), given)))
+
+
+def _first_file(places: tuple[tuple[Path, str], ...]) -> str:
+    return next((str(file) for folder, name in places for file in folder.glob(name)), "")
 
 
 @dataclass(frozen=True, slots=True)

@@ -75,9 +75,8 @@ class EngineProcesses:
         variables: dict[str, str] = {}
         if is_for_cpu():
             variables = {choice.name: str(choice.value) for choice in look_at_cores(expected)}
-            libraries = preloaded_libraries()
-            if PRELOAD not in os.environ and libraries:
-                variables[PRELOAD] = ":".join(libraries)
+            if libraries := preloaded_libraries(os.environ.get(PRELOAD, "")):
+                variables[PRELOAD] = libraries
         self._stand_by(variables)
 
     @contextlib.contextmanager

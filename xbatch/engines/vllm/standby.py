@@ -84,8 +84,8 @@ class Standby:
         self._is_told = True
         try:
             self._to_work.send((dict(os.environ), forks))
-            with open(self._to_work.fileno(), "wb", closefd=False) as pipe:
-                pipe.write(payload)
+            while payload:
+                payload = payload[os.write(self._to_work.fileno(), payload) :]
         except OSError:
             return False
         return True
