@@ -19,7 +19,7 @@ BOTH_LINES = b'{"prompt":"a"} {"prompt":"b"}'
 
 def row(data: bytes | dict[str, Any] | list[Any], **more: Any) -> Row:
     raw = data if isinstance(data, bytes) else json.dumps(data, ensure_ascii=False).encode()
-    return Row(3, "in.jsonl:7", 7, 100, raw, more.pop("num_bytes", len(raw)), **more)
+    return Row(3, "in.jsonl:", 7, 100, raw, more.pop("num_bytes", len(raw)), **more)
 
 
 def line(**keys: Any) -> dict[str, Any]:

@@ -37,7 +37,7 @@ def failure(template: Any, key: str = "x") -> str:
 
 def row(data: Any, **more: Any) -> Row:
     encoded = data if isinstance(data, bytes) else json.dumps(data).encode()
-    return Row(3, "t.parquet:4", 4, 0, encoded, len(encoded), **more)
+    return Row(3, "t.parquet:", 4, 0, encoded, len(encoded), **more)
 
 
 @pytest.mark.parametrize(

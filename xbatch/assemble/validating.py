@@ -119,13 +119,13 @@ class Validation:
         return source.shown_as, source.place(line)
 
     def _problems_of(self, file: int, source: Source) -> Iterator[Problem]:
-        rows, take = source.scan(self.survey.index.rows), self.survey.take
+        rows, parse_row, take = source.scan(self.survey.index.rows), self._parse, self.survey.take
         with closing(rows):  # type: ignore[type-var]
             if self._judge is not None:
                 yield from self._judged(file, rows, self._judge)
                 return
             for number, row in enumerate(rows):
-                if (problem := take(file, row, self._parse(row))) is not None:
+                if (problem := take(file, row, parse_row(row))) is not None:
                     yield problem
                 if not number % TICK_ROWS:
                     self._tick()

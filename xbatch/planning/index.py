@@ -41,8 +41,9 @@ class Index:
     sizes: RowSizes = field(default_factory=RowSizes)
     """Of the rows that can be sent."""
 
-    def take(self, parsed: ParsedRow, place: str) -> None:
+    def take(self, row: Row, parsed: ParsedRow) -> None:
         """Count one row."""
+        self.num_bytes += row.num_bytes
         self.rows += 1
         if isinstance(parsed, Rejected):
             self.reject(parsed)
@@ -55,7 +56,7 @@ class Index:
         if known := self.models.get(name):
             known.rows += 1
         elif len(self.models) < MAX_NAMED_MODELS:
-            self.models[name] = NamedModel(1, place)
+            self.models[name] = NamedModel(1, row.place)
 
     def reject(self, rejected: Rejected) -> None:
         """Count a row that never becomes a request."""
@@ -108,8 +109,7 @@ def index_rows(
     for file, rows in enumerate(scans):
         for row in rows:
             parsed = parse_row(row)
-            index.take(parsed, row.place)
-            index.num_bytes += row.num_bytes
+            index.take(row, parsed)
             repeats.add(parsed.custom_id.encode(), row.index, file, row.line)
             if ended := cutter.add(file, row.offset, row.line, row.num_bytes):
                 index.shards.append(ended)

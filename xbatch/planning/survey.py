@@ -49,9 +49,8 @@ class Survey:
 
         With `judged` an engine has judged its body, and `verdict` is what it found wrong.
         """
-        line, index, found, state = row.line, self.index, None, _GOOD
-        index.take(parsed, row.place)
-        index.num_bytes += row.num_bytes
+        line, found, state = row.line, None, _GOOD
+        self.index.take(row, parsed)
         if isinstance(parsed, Rejected):
             failure = parsed.failure
             found = Refusal(failure.code, unplaced(failure, row.place))

@@ -100,7 +100,7 @@ def parse(row: Row, template: RequestTemplate | None = None) -> ParsedRow:
     the codes are `line_too_long`, `invalid_json_line`, `invalid_unicode`, `json_too_deep`, `body_not_object`,
     `invalid_custom_id`, `duplicate_custom_id`, `invalid_method`, `invalid_url`, `template_failed`.
     """
-    return (None if template is not None else _usual(row)) or _parse(row, template)
+    return (_usual(row) if template is None else None) or _parse(row, template)
 
 
 def _parse(row: Row, template: RequestTemplate | None = None) -> ParsedRow:
@@ -135,10 +135,11 @@ _decode_line = msgspec.json.Decoder(_Line).decode
 
 def _usual(row: Row) -> Request | None:
     """The request of a line that has nothing unusual; None if it must be looked at more closely."""
-    if row.too_long or row.first_use is not None or strict_json.may_be_deep(row.data):
+    data = row.data
+    if row.too_long or row.first_use is not None or strict_json.may_be_deep(data):
         return None
     try:
-        line = _decode_line(row.data)
+        line = _decode_line(data)
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
         return None
     return Request(row.index, line.custom_id, line.url, line.body, row.num_bytes) if line.custom_id else None

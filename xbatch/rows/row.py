@@ -11,8 +11,8 @@ class Row(msgspec.Struct, frozen=True, gc=False):
 
     index: int
     """Position in the job, from 0, over all its inputs."""
-    place: str
-    """Where a user finds it: `requests.jsonl:7`, lines counted from 1."""
+    within: str
+    """What a user finds its line behind: `requests.jsonl:`."""
     line: int
     """Number of its line in its input, from 1."""
     offset: int
@@ -25,3 +25,8 @@ class Row(msgspec.Struct, frozen=True, gc=False):
     """The row is over the limit on a row's size and was skipped unread."""
     first_use: str | None = None
     """Where the row's `custom_id` stands for the first time, if that is another row."""
+
+    @property
+    def place(self) -> str:
+        """Where a user finds it: `requests.jsonl:7`."""
+        return f"{self.within}{self.line}"

@@ -52,6 +52,7 @@ class JsonlSource:
     ) -> None:
         self.uri = uri
         self.shown_as = shown_as or uri
+        self._within = f"{self.shown_as}:"
         self.blank_lines = 0
         self.digest = ""
         self._max_line_bytes = max_line_bytes
@@ -60,7 +61,7 @@ class JsonlSource:
 
     def place(self, line: int) -> str:
         """`requests.jsonl:7`."""
-        return f"{self.shown_as}:{line}"
+        return f"{self._within}{line}"
 
     def check(self) -> None:
         """Refuse what is missing, unreadable or evidently not JSONL.
@@ -134,8 +135,7 @@ class JsonlSource:
         self._kept.close()
 
     def _row(self, index: int, line: Line, first_use: str | None = None) -> Row:
-        number = line.number
-        return Row(index, self.place(number), number, line.offset, line.data, line.num_bytes, line.too_long, first_use)
+        return Row(index, self._within, line.number, line.offset, line.data, line.num_bytes, line.too_long, first_use)
 
     def _open(self, seen: Callable[[bytes], object] | None = None) -> Lines:
         return Lines(decompressed(storage.open_read(self.uri), seen), self._max_line_bytes)

@@ -41,6 +41,7 @@ class ParquetSource:
     ) -> None:
         self.uri = uri
         self.shown_as = shown_as
+        self._within = f"{shown_as}:row "
         self.digest = ""
         self._max_row_bytes = max_row_bytes
         self._template_columns = template_columns
@@ -57,7 +58,7 @@ class ParquetSource:
 
     def place(self, line: int) -> str:
         """`requests.parquet:row 7`."""
-        return f"{self.shown_as}:row {line}"
+        return f"{self._within}{line}"
 
     def check(self) -> None:
         """Refuse what is missing, unreadable, damaged, encrypted, or has no columns that make requests.
@@ -179,7 +180,7 @@ class ParquetSource:
     def _row(self, index: int, group: int, line: int, data: bytes, size: int, first_use: str | None) -> Row:
         too_long = size > self._max_row_bytes
         data = data[: EXCERPT_BYTES + 1] if too_long else data
-        return Row(index, self.place(line), line, group, data, size, too_long, first_use)
+        return Row(index, self._within, line, group, data, size, too_long, first_use)
 
     def _digest(self, table: Table) -> str:
         digest = hashlib.blake2b(digest_size=DIGEST_BYTES)
