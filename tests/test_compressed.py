@@ -193,6 +193,7 @@ def test_consecutive_shards_are_decompressed_once(tmp_path: Path, name: str, mon
     beside.join()
     assert [first, *reading] == rows[35:]
     assert seen == [rows]
+    source.close()
 
 
 @every_codec
@@ -228,6 +229,7 @@ def test_any_text_in_any_members(name: str, lines: list[bytes], cuts: list[int],
         chance.shuffle(order)  # type: ignore[attr-defined]
         for shard in order:
             assert list(source.read(shard)) == wanted[shard.first_row : shard.first_row + shard.rows]
+        source.close()
 
 
 def test_a_window_that_is_too_large(tmp_path: Path) -> None:

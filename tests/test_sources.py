@@ -148,17 +148,21 @@ def test_shards_give_what_the_scan_gave(lines: list[bytes], end: bool, max_rows:
         assert [row for shard in reversed(cut) for row in jsonl.read(shard)] == [
             row for shard in reversed(cut) for row in scanned[shard.first_row : shard.first_row + shard.rows]
         ]
+        jsonl.close()
 
 
 def test_what_is_kept_open_is_bounded(tmp_path: Path) -> None:
     """However many files a job has, only a few of them stay open between two shards."""
-    before = len(os.listdir("/proc/self/fd"))
+    before, sources = len(os.listdir("/proc/self/fd")), []
     for i in range(4 * kept.MAX_KEPT):
         (tmp_path / str(i)).write_bytes(gzip.compress(b"{}\n" * 4))
         jsonl = JsonlSource(str(tmp_path / str(i)))
+        sources.append(jsonl)
         first, _ = shards(list(jsonl.scan(0)), 2, 1000)
         assert len(list(jsonl.read(first))) == 2
     assert len(os.listdir("/proc/self/fd")) <= before + kept.MAX_KEPT
+    for jsonl in sources:
+        jsonl.close()
 
 
 def test_a_reading_that_is_given_up_keeps_nothing(tmp_path: Path) -> None:
@@ -172,6 +176,7 @@ def test_a_reading_that_is_given_up_keeps_nothing(tmp_path: Path) -> None:
     del half
     assert len(os.listdir("/proc/self/fd")) == before
     assert list(jsonl.read(second)) == scanned[3:6]
+    jsonl.close()
 
 
 def test_read_tells_of_repeats(tmp_path: Path) -> None:
@@ -179,6 +184,7 @@ def test_read_tells_of_repeats(tmp_path: Path) -> None:
     jsonl = source(tmp_path, b"{}\n{}\n")
     shard = Shard(0, 0, 0, 1, 0, 2, 6, {1: "in.jsonl:1"})
     assert [row.first_use for row in jsonl.read(shard)] == [None, "in.jsonl:1"]
+    jsonl.close()
 
 
 @pytest.mark.parametrize("cut", [9, 8, 0], ids=["inside a row", "between rows", "everything"])
