@@ -69,6 +69,13 @@ class Desk:
             assert time.monotonic() < end, (found, self.told)
             await asyncio.sleep(0.02)
 
+    async def hears(self, *words: str) -> None:
+        """Wait until one sentence that was told has all of these words."""
+        end = time.monotonic() + WAIT_S
+        while not any(all(word in text for word in words) for text in self.told):
+            assert time.monotonic() < end, self.told
+            await asyncio.sleep(0.02)
+
     async def lines(self, file: str | None) -> list[dict[str, Any]]:
         if file is None:
             return []

@@ -136,7 +136,9 @@ def lists_batches_newest_first() -> None:
 def cancels_a_batch() -> None:
     """Rows in flight are answered, the others are told to have been cancelled."""
     num_rows = 3000
-    batch = start("".join(line(str(i), messages=MESSAGES, ignore_eos=True) for i in range(num_rows)))
+    # No two rows are alike, else the first answer would be that of all.
+    bodies = [{"messages": MESSAGES, "ignore_eos": True, "user": f"u-{i}"} for i in range(num_rows)]
+    batch = start("".join(line(str(i), **body) for i, body in enumerate(bodies)))
     while batch.status == "validating":
         batch = client.batches.retrieve(batch.id)
     cancelled = client.batches.cancel(batch.id)
