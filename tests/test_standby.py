@@ -74,6 +74,14 @@ def read(place: Path) -> Any:
     return json.loads(place.read_text())
 
 
+def is_gone(pid: int) -> bool:
+    """A process ends in time."""
+    until_s = time.monotonic() + _WAIT_S
+    while psutil.pid_exists(pid) and time.monotonic() < until_s:
+        time.sleep(0.05)
+    return not psutil.pid_exists(pid)
+
+
 def test_what_is_spawned_stood_by(standby: Standby, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The first process is the one that stands by, in the environment of now; the next one is another."""
     monkeypatch.setenv(_VARIABLE, "now")
@@ -185,10 +193,7 @@ def test_it_ends_with_its_parent(environment: dict[str, str]) -> None:
     """One that nobody can tell anything any more goes."""
     code = "import os; from xbatch.engines.vllm.standby import Standby; print(Standby(os.environ).process.pid)"
     told = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True)
-    until_s = time.monotonic() + _WAIT_S
-    while psutil.pid_exists(int(told.stdout)) and time.monotonic() < until_s:
-        time.sleep(0.05)
-    assert not psutil.pid_exists(int(told.stdout))
+    assert is_gone(int(told.stdout))
 
 
 class _Refusing(FakeEngine):
@@ -234,10 +239,7 @@ def test_a_command_killed_while_it_imports(tmp_path: Path) -> None:
     process, early = importing(tmp_path)
     process.kill()
     process.wait()
-    until_s = time.monotonic() + _WAIT_S
-    while psutil.pid_exists(early) and time.monotonic() < until_s:
-        time.sleep(0.05)
-    assert not psutil.pid_exists(early)
+    assert is_gone(early)
 
 
 def test_a_jobs_engine_stood_by(tmp_path: Path) -> None:

@@ -89,11 +89,11 @@ class EngineStarter:
         self.close()
         self._model = model
         # Both take seconds, and who waits for the engine should hear that it is being started.
-        engine = await asyncio.to_thread(self.build, model)
+        engine = await asyncio.to_thread(self.build, model, starts=True)
         try:
             await asyncio.to_thread(engine.check)
         except BaseException:
-            engine.close()
+            await asyncio.to_thread(engine.close)
             raise
         self.engine = engine
         self._tell(engine.description)
@@ -125,8 +125,8 @@ class EngineStarter:
             else:
                 return
 
-    def build(self, model: str) -> "Engine":
-        """Make the engine of a model, not yet checked.
+    def build(self, model: str, *, starts: bool = False) -> "Engine":
+        """Make the engine of a model, not yet checked; one that `starts` has begun to, so it must be closed.
 
         Raises UsageError if it is not installed.
         """
@@ -135,7 +135,7 @@ class EngineStarter:
         self._before(self._log)
         names = [*self._spec.served_model_name, model]  # answers carry the first one
         settings, adapters = self._spec.engine_args, self._spec.lora_modules
-        return build_vllm(model_place(model), names, adapters, settings, self._owner, self._expect())
+        return build_vllm(model_place(model), names, adapters, settings, self._owner, self._expect(), starts=starts)
 
     def close(self) -> None:
         """End the engine's processes, if there are any."""

@@ -21,7 +21,7 @@ def build_vllm(
     owner: str,
     expected: Expectation | None = None,
     *,
-    starts: bool = True,
+    starts: bool = False,
 ) -> Engine:
     """Build vLLM for a model that is called by `names`; `settings` are the arguments of `vllm serve` by name.
 

@@ -14,8 +14,6 @@ _DIGEST_BYTES = 16
 _SEEN = struct.Struct(">16sQIQ")
 _REPEAT = struct.Struct(">QIQ")
 
-_pack = _SEEN.pack
-
 LinePlace = tuple[int, int]
 """File of the job, line in it."""
 
@@ -26,13 +24,12 @@ class RepeatCounter:
     def __init__(self, spool_folder: Path | None = None) -> None:
         self._digest = blake2b(digest_size=_DIGEST_BYTES).copy
         self._seen = ExternalSorter(_DIGEST_BYTES, spool_folder)
-        self._add = self._seen.add
 
     def add(self, key: bytes) -> None:
         """Take in one more."""
         digest = self._digest()
         digest.update(key)
-        self._add(digest.digest())
+        self._seen.add(digest.digest())
 
     def count(self) -> int:
         """So many came that had come before."""
@@ -54,14 +51,13 @@ class RepeatFinder:
     def __init__(self, spool_folder: Path | None = None) -> None:
         self._digest = blake2b(digest_size=_DIGEST_BYTES).copy
         self._seen = ExternalSorter(_SEEN.size, spool_folder)
-        self._add = self._seen.add
         self._found = ExternalSorter(_REPEAT.size, spool_folder)
 
     def add(self, key: bytes, index: int, file: int, line: int) -> None:
         """Take in the row with this `index`, which stands in this line of this file."""
         digest = self._digest()
         digest.update(key)
-        self._add(_pack(digest.digest(), index, file, line))
+        self._seen.add(_SEEN.pack(digest.digest(), index, file, line))
 
     def repeats(self) -> Iterator[tuple[int, LinePlace]]:
         """The later rows in order of their index, each with the place where its key stands first."""

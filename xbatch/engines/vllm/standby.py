@@ -15,6 +15,7 @@ from multiprocessing.context import SpawnContext, SpawnProcess, set_spawning_pop
 from multiprocessing.process import BaseProcess
 from typing import Any
 
+_EXECUTABLE = spawn.get_executable()
 _CODE = "from xbatch.engines.vllm.standing_by import main; main({}, {}, {})"
 
 
@@ -153,6 +154,3 @@ class _Popen(popen_spawn_posix.Popen):
             process = self._standby.process
             self.returncode = process.poll() if flag == os.WNOHANG else process.wait()
         return self.returncode
-
-
-_EXECUTABLE = spawn.get_executable()
