@@ -184,9 +184,9 @@ class Watch:
 
     def __call__(self) -> None:
         """Look until the command ends."""
-        main = psutil.Process(self.process.pid)
         while self.process.poll() is None:
             with suppress(psutil.Error):
+                main = psutil.Process(self.process.pid)
                 for each in [main, *main.children(recursive=True)]:
                     self._look(each)
             if self.ready_s is None and any(READY in log.read_bytes() for log in self.logs if log.exists()):

@@ -108,6 +108,11 @@ def test_an_engine_is_ready_when_its_log_says_so(tmp_path: Path) -> None:
         assert found.answering_s == pytest.approx(found.took_s - found.ready_s)
 
 
+def test_a_command_may_end_before_it_is_looked_at(tmp_path: Path) -> None:
+    for _ in range(20):
+        assert measure(["true"], tmp_path / "log").took_s > 0
+
+
 def test_a_command_that_fails_ends_with_its_log(tmp_path: Path) -> None:
     with pytest.raises(SystemExit, match="no such thing"):
         measure([sys.executable, "-c", "raise SystemExit('no such thing')"], tmp_path / "log")

@@ -176,8 +176,9 @@ def test_what_it_forks_computes_where_it_is_told(environment: dict[str, str], tm
     assert all([core] in seen["others"] for core in cores()[1:])
     process.kill()
     assert wait([process.sentinel], _WAIT_S / 2)  # while what it has forked lives
-    assert psutil.pid_exists(seen["pid"])
+    process.join(_WAIT_S / 2)
     assert process.exitcode == -signal.SIGKILL
+    assert psutil.pid_exists(seen["pid"])
     watchdog.kill("mark")
     standby.close()
 

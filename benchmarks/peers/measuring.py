@@ -96,14 +96,13 @@ class _Ready:
 
 
 def _watch(process: "subprocess.Popen[bytes]", seen: dict[int, _Seen], ready: _Ready) -> None:
-    main = psutil.Process(process.pid)
     due_s = 0.0
     while process.poll() is None:
         _look(process.pid, seen)
         ready.look()
         if time.monotonic() >= due_s:
             try:
-                children = [child.pid for child in main.children(recursive=True)]
+                children = [child.pid for child in psutil.Process(process.pid).children(recursive=True)]
             except psutil.Error:
                 children = []
             for pid in children:
