@@ -23,7 +23,8 @@ from xbatch.rows.outcome import Completion, Failure, Outcome
 from xbatch.rows.request import CHAT, COMPLETIONS, Prompt, Request
 from xbatch.rows.shard import Shard
 
-IDS = st.lists(st.sampled_from(["", "a", "b", "c", "row-1", "\x00", "ü", "x" * 500]) | st.text(max_size=3), max_size=60)
+LONG = ["x" * 500, *("y" * size + end for size in (14, 15, 16) for end in ("", "\x00", "ü"))]
+IDS = st.lists(st.sampled_from(["", "a", "b", "row-1", "\x00", "ü", *LONG]) | st.text(max_size=3), max_size=60)
 
 
 def cut(cutter: ShardCutter, lines: list[tuple[int, int]]) -> list[Shard]:

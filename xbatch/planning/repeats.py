@@ -12,6 +12,8 @@ from xbatch.planning.external_sort import ExternalSorter
 # Big-endian, so that the order of the bytes is the order of the numbers.
 _DIGEST_BYTES = 16
 _SEEN = struct.Struct(">16sQIQ")
+_SEEN_SHORT = struct.Struct(">16pQIQ")  # "p" is the key's length, the key, and zeros
+_SHORT_BYTES = 15
 _REPEAT = struct.Struct(">QIQ")
 
 LinePlace = tuple[int, int]
@@ -45,7 +47,8 @@ class RepeatCounter:
 class RepeatFinder:
     """Finds every row whose key an earlier row has.
 
-    Keys are told apart by 128-bit digests: among 10^8 rows a false alarm has a chance of 10^-23.
+    Keys are told apart by 128-bit digests: among 10^8 rows a false alarm has a chance of 10^-23. Short ones stand for
+    themselves, after their length: most of them are numbered, so they come sorted.
     """
 
     def __init__(self, spool_folder: Path | None = None) -> None:
@@ -55,6 +58,9 @@ class RepeatFinder:
 
     def add(self, key: bytes, index: int, file: int, line: int) -> None:
         """Take in the row with this `index`, which stands in this line of this file."""
+        if len(key) <= _SHORT_BYTES:
+            self._seen.add(_SEEN_SHORT.pack(key, index, file, line))
+            return
         digest = self._digest()
         digest.update(key)
         self._seen.add(_SEEN.pack(digest.digest(), index, file, line))

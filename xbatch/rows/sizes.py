@@ -1,6 +1,6 @@
 """How long the rows of a job are, told by a histogram of fixed size."""
 
-from collections import Counter
+from collections import defaultdict
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Self
@@ -29,7 +29,7 @@ class Expectation:
 class RowSizes:
     """A histogram of the tokens that rows need at most, by eighths of powers of two."""
 
-    counts: Counter[int] = field(default_factory=Counter)
+    counts: defaultdict[int, int] = field(default_factory=lambda: defaultdict(int))
     """By numbers that are made of the highest bit of the tokens and the three below it."""
 
     def take(self, request: Request) -> None:
@@ -40,7 +40,7 @@ class RowSizes:
 
     def expect(self) -> Expectation | None:
         """What is to be expected of a row; None before any was seen."""
-        rows = self.counts.total()
+        rows = sum(self.counts.values())
         return Expectation(rows, self._quantile(rows // 2), self._quantile(rows * 9 // 10)) if rows else None
 
     def facts(self) -> dict[str, int]:
@@ -50,7 +50,7 @@ class RowSizes:
     @classmethod
     def of(cls, facts: Mapping[str, Any]) -> Self:
         """The histogram that gave these facts."""
-        return cls(Counter({int(bucket): count for bucket, count in facts.items()}))
+        return cls(defaultdict(int, {int(bucket): count for bucket, count in facts.items()}))
 
     def _quantile(self, rank: int) -> int:
         for bucket in sorted(self.counts):
