@@ -500,8 +500,9 @@ def _conversations(chat: Any) -> None:
 
 
 def _out_of_range(endpoint: Any) -> None:
+    for value in (-1, 3, "hot", None, 1e30):
+        endpoint(f"temperature={value!r}", temperature=value, seed=3)  # None is taken for 1
     for field, values in {
-        "temperature": (-1, 3, "hot", None, 1e30),
         "top_p": (0, 1.5, -0.1, "x"),
         "top_k": (-2, 0.5, "x", 0),
         "min_p": (-0.1, 1.1),
