@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from contextlib import suppress
 from multiprocessing import Pipe, get_context
 from multiprocessing.connection import Connection, wait
 from pathlib import Path
@@ -76,9 +77,8 @@ def read(place: Path) -> Any:
 
 def is_gone(pid: int) -> bool:
     """A process ends in time."""
-    until_s = time.monotonic() + _WAIT_S
-    while psutil.pid_exists(pid) and time.monotonic() < until_s:
-        time.sleep(0.05)
+    with suppress(psutil.NoSuchProcess, psutil.TimeoutExpired):
+        psutil.Process(pid).wait(_WAIT_S)
     return not psutil.pid_exists(pid)
 
 

@@ -13,7 +13,7 @@ from xbatch.planning.external_sort import ExternalSorter
 _DIGEST_BYTES = 16
 _SEEN = struct.Struct(">16sQIQ")
 _SEEN_SHORT = struct.Struct(">16pQIQ")  # "p" is the key's length, the key, and zeros
-_SHORT_BYTES = 15
+_SHORT_BYTES = _DIGEST_BYTES - 1
 _REPEAT = struct.Struct(">QIQ")
 
 LinePlace = tuple[int, int]
