@@ -77,7 +77,12 @@ class Continuing:
     def _input_versions(self) -> dict[str, storage.Stat]:
         if STDIN in self._files:
             return {STDIN: storage.content_stat(Path(self._files[STDIN]))}
-        return {uri: storage.stat(uri) for uri in self._files}
+        # A pipe is known by what it held: it has neither size nor time.
+        spooled = {uri for uri, file in self._files.items() if storage.is_local(uri) and file != uri}
+        return {
+            uri: storage.content_stat(Path(file)) if uri in spooled else storage.stat(uri)
+            for uri, file in self._files.items()
+        }
 
     def _same_bytes(self, uri: str) -> bool:
         """An input whose time has changed still holds what the index pass has read."""

@@ -1,6 +1,5 @@
 """The sources of a job, from what its specification says about the inputs."""
 
-import sys
 from pathlib import Path
 
 from xbatch import storage
@@ -13,15 +12,14 @@ from xbatch.sources.opening import SourceOptions, open_source
 
 
 def input_files(inputs: list[str], scratch: Path, *, copies: bool = False) -> dict[str, str]:
-    """The file to read for each input by the user's name for it; standard input is read to its end first.
+    """Return the file to read for each input by the user's name for it.
 
-    With `copies`, so is every file that lies in a store. Raises UsageError if one can't be read.
+    Standard input and pipes are read to their end first; with `copies`, so is every file that lies in a store. Raises
+    UsageError if one can't be read.
     """
     if inputs == [STDIN]:
-        return {STDIN: storage.spool(sys.stdin.buffer, scratch / "stdin")}
-    if not copies:
-        return {uri: uri for uri in inputs}
-    return {uri: _copied(uri, scratch / f"input-{i}") for i, uri in enumerate(inputs)}
+        return {STDIN: storage.spool_stdin(scratch / "stdin")}
+    return {uri: _file(uri, scratch / f"input-{i}", copies=copies) for i, uri in enumerate(inputs)}
 
 
 def open_inputs(spec: JobSpec, files: dict[str, str]) -> dict[str, Source]:
@@ -39,11 +37,14 @@ def open_input(spec: JobSpec, uri: str, file: str, *, digests: bool = True) -> S
     """
     columns = RequestTemplate(spec.request).columns if spec.request else None
     options = SourceOptions(spec.max_line_bytes, columns, "custom_id" in (spec.request or {}), digests)
-    return open_source(file, "stdin" if uri == STDIN else uri, options)
+    return open_source(file, "stdin" if uri == STDIN else storage.shown_name(uri), options)
 
 
-def _copied(uri: str, path: Path) -> str:
-    if storage.is_local(uri):
+def _file(uri: str, path: Path, *, copies: bool) -> str:
+    if storage.is_stream(uri):
+        with reading(storage.shown_name(uri)):
+            return storage.spool_stream(uri, path)
+    if storage.is_local(uri) or not copies:
         return uri
     with reading(uri), storage.open_read(uri) as file:
         return storage.spool(file, path)

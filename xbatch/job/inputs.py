@@ -5,39 +5,72 @@ from collections.abc import Callable, Sequence
 
 from xbatch import storage
 from xbatch.errors import UsageError
+from xbatch.job.folders import few, nothing_in, rows_of_folder
 
 STDIN = "-"
+_STDIN = (STDIN, "/dev/stdin", "/dev/fd/0", "/proc/self/fd/0")
 _LIST = "@"
 _COMPRESSED = r"\.(gz|bz2|xz|zst)"
 _KNOWN = re.compile(rf".*(\.(jsonl|ndjson|json)({_COMPRESSED})?|\.parquet)", re.DOTALL)
 _EXTENSION = re.compile(rf"(\.(jsonl|ndjson|json))?({_COMPRESSED})?$|\.parquet$")
-_SHOWN = 5
 
 
-def find_inputs(given: Sequence[str], is_output: Callable[[str], bool]) -> tuple[list[str], list[str]]:
-    """The files that the given words name, and sentences about what was left out.
+def find_inputs(
+    given: Sequence[str], is_output: Callable[[str], bool], *, watched: bool = False
+) -> tuple[list[str], list[str]]:
+    """Return the files that the given words name, and sentences about what was left out.
 
     A word is a file, a glob, a folder, a URI of any of them, `@` and a file that holds one such word a line, or `-`.
-    What a glob or a folder finds of which `is_output` is true is left out, and so is what a folder holds
-    besides JSONL and Parquet. Raises UsageError, or StorageError if a store can't be asked.
+    What a glob or a folder finds of which `is_output` is true is left out, and so is what a folder holds besides JSONL
+    and Parquet. A file that globs or folders find again, also by a link, is taken once; one that two words name
+    is refused. Of a `watched` folder links are files of their own, and an empty one is nothing unusual. Raises
+    UsageError, or StorageError if a store can't be asked.
     """
-    if STDIN in given:
+    if any(word in _STDIN for word in given):
         if len(given) > 1:
             raise UsageError("- (standard input) can't be mixed with other inputs")
         return [STDIN], []
-    inputs: list[str] = []
+    taken = _Taken(links_apart=watched)
     unknown: list[str] = []
-    for uri in _unlisted(given):
-        if uri.endswith((".yaml", ".yml")):
-            raise UsageError(f"{uri} is YAML; the inputs are files of JSONL or Parquet")
-        found = _found(uri, is_output, unknown)
-        if not found:
-            raise UsageError(f"{uri} matches no file")
-        inputs += found
-    if len(set(inputs)) < len(inputs):
-        twice = next(uri for i, uri in enumerate(inputs) if uri in inputs[:i])
-        raise UsageError(f"{twice} is named twice among the inputs")
-    return inputs, _notes(unknown)
+    for word in _unlisted(given):
+        if not word or "\0" in word:
+            raise UsageError("an input has no name" if not word else f"{word!r} can't be the name of a file")
+        if word.endswith((".yaml", ".yml")):
+            raise UsageError(f"{storage.shown_name(word)} is YAML; the inputs are files of JSONL or Parquet")
+        for uri in _found(word, is_output, unknown, watched=watched):
+            taken.add(uri, named=uri == word)
+    return taken.inputs, [*_notes(unknown), *taken.notes()]
+
+
+class _Taken:
+    """The inputs found so far, each file once."""
+
+    def __init__(self, *, links_apart: bool) -> None:
+        self.inputs: list[str] = []
+        self._links_apart = links_apart
+        self._by_key: dict[object, tuple[str, bool]] = {}
+        self._again: list[str] = []
+
+    def add(self, uri: str, *, named: bool) -> None:
+        """Take a file in unless it is there; `named` tells that a word names it itself. Raises UsageError."""
+        key = uri if self._links_apart else storage.file_key(uri)
+        if key not in self._by_key:
+            self._by_key[key] = uri, named
+            self.inputs.append(uri)
+            return
+        first, first_named = self._by_key[key]
+        if named and first_named:
+            one, other = storage.shown_name(first), storage.shown_name(uri)
+            if one == other:
+                raise UsageError(f"{one} is named twice among the inputs")
+            raise UsageError(f"{one} and {other} are the same file, which may be named once among the inputs")
+        self._by_key[key] = first, first_named or named
+        if first != uri:
+            self._again.append(f"{storage.shown_name(uri)} ({storage.shown_name(first)})")
+
+    def notes(self) -> list[str]:
+        """Say which files were found under two names."""
+        return [f"left out, being the same file as another input: {few(self._again)}"] if self._again else []
 
 
 def stem_of(uri: str) -> str:
@@ -47,18 +80,29 @@ def stem_of(uri: str) -> str:
     return folder + slash + (name[:at] or name)
 
 
-def _found(uri: str, is_output: Callable[[str], bool], unknown: list[str]) -> list[str]:
+def _found(word: str, is_output: Callable[[str], bool], unknown: list[str], *, watched: bool) -> list[str]:
+    """Return the files that a word names. Raises UsageError if there are none."""
     try:
-        found = storage.expand(uri)
-        if found == [uri]:
+        listed = storage.expand(word)
+        if listed == [word]:
+            return listed
+        found = [one for one in listed if not is_output(one)]
+        if not (word.endswith("/") or storage.is_folder(word)):
+            if not found:
+                raise UsageError(nothing_in(word, listed, [], pattern=True))
             return found
-        found = [one for one in found if not is_output(one)]
-        if uri.endswith("/") or storage.is_folder(uri):
-            unknown += [one for one in found if not _KNOWN.fullmatch(one)]
-            found = [one for one in found if _KNOWN.fullmatch(one)]
+        known = [one for one in found if _KNOWN.fullmatch(one)]
+        known = rows_of_folder(word, found, known)
+        if watched and not known:
+            raise UsageError(f"{storage.shown_name(word)} matches no file")
+        if not known:
+            raise UsageError(nothing_in(word, listed, found, pattern=not storage.is_folder(word)))
+        unknown += [one for one in found if one not in set(known)]
     except OSError as e:
-        raise UsageError(f"{uri} can't be read: {e.strerror or e}") from e
-    return found
+        which = storage.shown_name(word)
+        below = f"{storage.shown_name(str(e.filename))}: " if e.filename and str(e.filename) != word else ""
+        raise UsageError(f"{which} can't be read: {below}{e.strerror or e}") from e
+    return known
 
 
 def _unlisted(given: Sequence[str]) -> list[str]:
@@ -83,7 +127,4 @@ def _unlisted(given: Sequence[str]) -> list[str]:
 
 
 def _notes(unknown: list[str]) -> list[str]:
-    if not unknown:
-        return []
-    more = f" and {len(unknown) - _SHOWN:,} more" if len(unknown) > _SHOWN else ""
-    return [f"left out, being neither JSONL nor Parquet by name: {', '.join(unknown[:_SHOWN])}{more}"]
+    return [f"left out, being neither JSONL nor Parquet by name: {few(unknown)}"] if unknown else []

@@ -19,6 +19,7 @@ Path: TypeAlias = tuple[int | str, ...]
 """Where a value stands among the fields."""
 
 _MERGED = ("engine", "lora_modules", "storage_options", "request")
+_PLACES = ("inputs", "output", "errors", "state")
 _MESSAGES = "messages"
 _TYPE = re.compile(r"(str|int|float|bool|list|dict|function|constrained)\b")
 _SECRET = re.compile("key|secret|token|password|passphrase|credential|connection_string", re.IGNORECASE)
@@ -38,7 +39,8 @@ def load_job(given: Mapping[str, Any], environment: Mapping[str, str] = os.envir
     file's; of `engine`, `lora_modules` and `storage_options` single settings, of `request` its single fields.
     Raises UsageError, with file and line, for whatever can't be understood.
     """
-    given, inputs = dict(given), given.get("inputs") or [""]
+    given = {name: _readable(value) if name in _PLACES else value for name, value in given.items()}
+    inputs = given.get("inputs") or [""]
     if not inputs[0].endswith(JOB_FILE_SUFFIXES):
         return _checked(given, lambda where: (0, _flag(where[0])))
     path = inputs[0]
@@ -91,6 +93,13 @@ def shown_job(spec: JobSpec) -> str:
         if options := fields.get(name):
             fields[name] = {key: "***" if secret.search(key) else value for key, value in options.items()}
     return dumped(fields)
+
+
+def _readable(place: Any) -> Any:
+    """The names of files, which need not be UTF-8, as texts that can be written down."""
+    if isinstance(place, list):
+        return [_readable(each) for each in place]
+    return storage.as_text(place) if isinstance(place, str) else place
 
 
 def _overridden(fields: dict[str, Any], given: dict[str, Any]) -> dict[str, Any]:

@@ -81,15 +81,20 @@ def state_of(output: str) -> str:
 
 
 def default_output(inputs: list[str], output_format: str | None = None) -> str:
-    """Where the output goes unless it was told otherwise. Raises UsageError if the inputs are not on this machine."""
-    if inputs == [STDIN]:
+    """Return where the output goes unless it was told otherwise: for a pipe, as for standard input, standard output.
+
+    Raises UsageError if that can't be told, as for inputs that are not on this machine.
+    """
+    if inputs == [STDIN] or (len(inputs) == 1 and storage.is_stream(inputs[0])):
         return STDOUT
+    if any(storage.is_stream(uri) for uri in inputs):
+        raise UsageError("some inputs are pipes: say by -o where the output should go")
     if not all(storage.is_local(uri) for uri in inputs):
         raise UsageError("the inputs are not on this machine: say by -o where the output should go")
     if len(inputs) == 1:
         table = "parquet" if inputs[0].endswith(_PARQUET) else _DEFAULT_FORMAT
         return answers_name(inputs[0], output_format or table)
-    return str(_common_folder(inputs) / "responses") + "/"
+    return storage.as_text(str(_common_folder(inputs) / "responses")) + "/"
 
 
 def is_answers(uri: str) -> bool:

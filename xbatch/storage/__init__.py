@@ -1,6 +1,7 @@
 """Where bytes lie: the only part that knows fsspec, and the only one that publishes."""
 
 from xbatch.storage.filesystems import protocol_of, same_place, set_options
+from xbatch.storage.finding import expand, file_key, files_below, glob_root, is_folder
 from xbatch.storage.local import (
     check_writable,
     is_disk_trouble,
@@ -13,7 +14,7 @@ from xbatch.storage.local import (
     translated,
 )
 from xbatch.storage.local_store import LocalStore
-from xbatch.storage.naming import is_local, local_path
+from xbatch.storage.naming import as_text, is_local, local_path, shown_name
 from xbatch.storage.opening import is_exclusive, open_store
 from xbatch.storage.publishing import (
     check_uri_writable,
@@ -27,8 +28,6 @@ from xbatch.storage.reading import (
     READ_BUFFER_BYTES,
     Stat,
     content_stat,
-    expand,
-    is_folder,
     open_read,
     size_of,
     spool,
@@ -37,6 +36,7 @@ from xbatch.storage.reading import (
 from xbatch.storage.remote import FsspecStore
 from xbatch.storage.retrying import set_retry_budget
 from xbatch.storage.store import MAX_BODY_BYTES, Store
+from xbatch.storage.streams import is_stream, spool_stdin, spool_stream
 
 __all__ = [
     "MAX_BODY_BYTES",
@@ -45,15 +45,20 @@ __all__ = [
     "LocalStore",
     "Stat",
     "Store",
+    "as_text",
     "check_uri_writable",
     "check_writable",
     "content_stat",
     "exists",
     "expand",
+    "file_key",
+    "files_below",
+    "glob_root",
     "is_disk_trouble",
     "is_exclusive",
     "is_folder",
     "is_local",
+    "is_stream",
     "local_path",
     "make_folder",
     "names_beside",
@@ -68,8 +73,11 @@ __all__ = [
     "same_place",
     "set_options",
     "set_retry_budget",
+    "shown_name",
     "size_of",
     "spool",
+    "spool_stdin",
+    "spool_stream",
     "stat",
     "sweep_beside",
     "sync_file",

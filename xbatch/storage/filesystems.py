@@ -2,6 +2,7 @@
 
 import contextlib
 import json
+import os
 from collections.abc import Iterator, Mapping
 from typing import Any, cast
 
@@ -9,7 +10,7 @@ from fsspec.core import split_protocol, url_to_fs
 from fsspec.registry import available_protocols, get_filesystem_class
 
 from xbatch.errors import StorageError, UsageError
-from xbatch.storage.naming import is_local, local_path
+from xbatch.storage.naming import as_text, is_local, local_path
 
 READ_ONLY = ("http", "https")
 
@@ -81,7 +82,8 @@ def protocol_of(uri: str) -> str:
 def same_place(uri: str) -> str:
     """A name that two URIs share if they name one place."""
     if is_local(uri):
-        return str(local_path(uri).resolve())
+        # Path.resolve raises what is no OSError for links that lead round in a circle.
+        return as_text(os.path.realpath(local_path(uri)))
     with contextlib.suppress(ImportError, ValueError):
         found = get_filesystem_class(protocol_of(uri))
         kind = found.protocol if isinstance(found.protocol, str) else found.protocol[0]

@@ -2,21 +2,15 @@
 
 import hashlib
 import io
-import math
 import os
-import re
 import shutil
 from collections.abc import Callable
-from contextlib import suppress
 from dataclasses import dataclass
-from os.path import commonprefix
 from pathlib import Path
 from typing import Any, BinaryIO, TypeVar, cast
 
-from fsspec.utils import glob_translate
-
 from xbatch.errors import StorageError
-from xbatch.storage.filesystems import READ_ONLY, connected, open_fs, protocol_of
+from xbatch.storage.filesystems import connected, open_fs
 from xbatch.storage.naming import is_local, local_path
 from xbatch.storage.retrying import Retrying, Trouble
 
@@ -27,7 +21,6 @@ REMOTE_BLOCK_BYTES = 8 << 20
 """What is asked of a store at a time, and held for each file that is open."""
 
 _VERSIONS = ("ETag", "etag", "generation", "md5", "mtime", "Last-Modified", "last_modified", "created")
-_GLOB = "*?["
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,35 +30,6 @@ class Stat:
     size_bytes: int
     version: str
     """ETag, generation or modification time: whatever the store has."""
-
-
-def is_pattern(uri: str) -> bool:
-    """Tell whether a URI may name several files; over HTTP none does."""
-    return any(c in uri for c in _GLOB) and protocol_of(uri) not in READ_ONLY
-
-
-def is_folder(uri: str) -> bool:
-    """Tell whether a URI names a folder. Raises StorageError."""
-    if is_local(uri):
-        return local_path(uri).is_dir()
-    if protocol_of(uri) in READ_ONLY:
-        return False
-    return bool(_ask(uri, lambda fs, path: _type(fs, path) == "directory"))
-
-
-def expand(uri: str) -> list[str]:
-    """List the files that a URI names: itself, the matches of a glob, or what a folder holds, in name order.
-
-    A glob that ends in a slash stands for what the folders that match hold. Hidden files, and those whose names begin
-    with an underscore, are left out, unless they are named themselves. Raises StorageError.
-    """
-    if protocol_of(uri) in READ_ONLY:
-        return [uri]
-    found = _ask(uri, lambda fs, path: _matches(fs, path, uri), {Trouble.REFUSED: None})
-    if found is None:
-        return [uri]
-    found = [each for each in found if not each.rsplit("/", 1)[-1].startswith((".", "_"))]
-    return [_relative(each) if is_local(uri) else each for each in found]
 
 
 def stat(uri: str) -> Stat:
@@ -188,71 +152,19 @@ def _stat(uri: str, info: dict[str, Any]) -> Stat:
     return Stat(int(info["size"]), str(version))
 
 
-def _matches(fs: Any, path: str, uri: str) -> list[str] | None:
-    """The files that a URI with this path names if it is a glob or a folder, None if it is neither."""
-    if (kind := _type(fs, path)) == "file":
-        return None
-    if any(c in path for c in _GLOB):
-        pattern = f"{path.rstrip('/')}/*" if uri.endswith("/") else path
-    elif kind == "directory":
-        pattern = f"{path.rstrip('/')}/*"
-    else:
-        return None
-    found = fs.glob(pattern, detail=True) if fs.async_impl else _glob(fs, pattern)
-    files = sorted(name for name, info in found.items() if info["type"] == "file" and not name.endswith("/"))
-    local = fs.protocol == "file" or "file" in fs.protocol
-    return files if local else [_uri_of(name, path, uri) for name in files]
-
-
-def _glob(fs: Any, pattern: str) -> dict[str, dict[str, Any]]:
-    """What a glob names. The way that most file systems share leaves out in silence what it can't list."""
-    root = pattern[: min(at for c in _GLOB if (at := pattern.find(c)) >= 0)].rpartition("/")[0]
-    levels = math.inf if "**" in pattern else pattern.count("/") - root.count("/")
-    matches = re.compile(glob_translate(pattern)).match
-    found: dict[str, dict[str, Any]] = {}
-    folders = [(root, 1)]
-    for folder, level in folders:
-        with suppress(FileNotFoundError):
-            for info in fs.ls(folder or fs.root_marker, detail=True):
-                if info["type"] == "directory" and level < levels and info["name"].rstrip("/") != folder:
-                    folders.append((info["name"].rstrip("/"), level + 1))
-                elif matches(info["name"]):
-                    found[info["name"]] = info
-    return found
-
-
-def _type(fs: Any, path: str) -> str | None:
-    """What lies at a path. The file systems' own ways to ask that take any trouble for a no."""
-    try:
-        return str(fs.info(path)["type"])
-    except (FileNotFoundError, NotADirectoryError):
-        return None
-
-
-def _uri_of(name: str, path: str, uri: str) -> str:
-    """The URI of a file that lies where the path of another URI says, on the same host and within the same archive."""
-    own, chained, outer = uri.rstrip("/").partition("::")
-    own, path = own.rstrip("/"), path.rstrip("/")
-    same = len(commonprefix([own[::-1], path[::-1]]))  # noqa: RUF071 - characters are what is to be compared
-    return own[: len(own) - same] + name.removeprefix(path[: len(path) - same]) + chained + outer
-
-
-def _relative(path: str) -> str:
-    """Name a file as the user would: from here, if it lies below here."""
-    below = os.path.relpath(path)
-    return path if below.startswith("..") else below
-
-
 def _known(uri: str, operation: Callable[[Any, str], T]) -> T:
     """What is found out about a file that should be there, with the errors that a local one would raise."""
-    found = _ask(uri, operation, {Trouble.ABSENT: FileNotFoundError, Trouble.REFUSED: PermissionError})
+    found = ask(uri, operation, {Trouble.ABSENT: FileNotFoundError, Trouble.REFUSED: PermissionError})
     if isinstance(found, type):
         raise found(f"{uri} {'does not exist' if found is FileNotFoundError else 'must not be read'}")
     return cast("T", found)
 
 
-def _ask(uri: str, operation: Callable[[Any, str], T], instead: dict[Trouble, Any] | None = None) -> Any:
-    """What the file system of a URI answers."""
+def ask(uri: str, operation: Callable[[Any, str], T], instead: dict[Trouble, Any] | None = None) -> Any:
+    """Return what the store of a URI answers; `instead` holds what stands for some kinds of trouble.
+
+    Raises StorageError.
+    """
     fresh = False
 
     def renew() -> None:
@@ -264,9 +176,4 @@ def _ask(uri: str, operation: Callable[[Any, str], T], instead: dict[Trouble, An
         with connected(fs):
             return operation(fs, path)
 
-    if is_local(uri):
-        try:
-            return operation(*open_fs(uri, fresh=False))
-        except OSError as e:
-            raise StorageError(f"{e.filename or uri}: {e.strerror or e}") from e
     return Retrying(None, renew).call(uri, attempt, instead or {})
