@@ -44,4 +44,5 @@ def open_source(uri: str, shown_as: str, options: SourceOptions) -> Source:
         raise UsageError(f"{shown_as} is no Parquet file, though its name says so")
     if not head and uri.endswith(_COMPRESSED):
         raise UsageError(f"{shown_as} is empty, though its name says that it is compressed")
-    return JsonlSource(uri, options.max_line_bytes, shown_as, digests=options.digests)
+    templated = options.template_columns is not None
+    return JsonlSource(uri, options.max_line_bytes, shown_as, digests=options.digests, templated=templated)
