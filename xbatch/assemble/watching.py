@@ -18,7 +18,7 @@ from xbatch.assemble.starting import EngineStarter
 from xbatch.errors import ExitCode, Interrupted, StorageError, UsageError
 from xbatch.job.fingerprint import edges
 from xbatch.job.inputs import find_inputs
-from xbatch.job.places import answers_name, is_answers
+from xbatch.job.places import answers_name, check_length, is_answers
 from xbatch.job.spec import JobSpec
 from xbatch.report.totals import exit_code
 from xbatch.run import Stop
@@ -203,7 +203,7 @@ class Watcher:
         form = self._spec.output_format or ("parquet" if name.endswith(".parquet") else None)
         digest = blake2b(f"{unit.uri}|{unit.size_bytes}|{unit.version}".encode(), digest_size=4).hexdigest()
         for mark in ("", f".{digest}"):
-            output = answers_name(name, form, mark)
+            output = check_length(answers_name(name, form, mark))
             state = f"{self._out}{STATE}/{output}"
             spec = self._spec.model_copy(
                 update={"inputs": [unit.uri], "output": f"{self._out}{output}", "state": state}

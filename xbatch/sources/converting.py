@@ -54,6 +54,8 @@ class Conversion:
         if way is Way.CSV:
             detail = "" if detail == "," else f", parse_options=c.ParseOptions(delimiter={detail!r})"
         unpacked = self._source.removesuffix(self._compression)
+        if self.codec and unpacked == self._source:  # its name does not say that it is compressed
+            unpacked = f"{self._source}.unpacked"
         code = way.value.format(unpacked, detail, self._target(".parquet")).replace("'", '"')
         unpack = (
             f"{_UNPACK[self.codec]} {shlex.quote(self._source)} > {shlex.quote(unpacked)} && " if self.codec else ""

@@ -164,15 +164,15 @@ def _document(text: bytes, lines: Sequence[bytes], *, whole: bool) -> _Document 
         return _Document(array, pretty=False) if array and len(lines) == 1 else None
     if len(lines) == 1 and not whole:
         return _Document(array, pretty=False) if array else None
-    if not _spans_lines(text, whole=whole) and not (array and _mostly_listed(lines)):
+    if not _spans_lines(text, whole=whole) and not (array and _mostly_objects(lines, b"},")):
         return None
-    return _Document(array, pretty=not (array and _mostly_listed(lines)))
+    return _Document(array, pretty=not (array and _mostly_objects(lines, b"},", b"}")))
 
 
-def _mostly_listed(lines: Sequence[bytes]) -> bool:
-    """Tell whether objects stand on lines of their own with commas between them."""
+def _mostly_objects(lines: Sequence[bytes], *ends: bytes) -> bool:
+    """Tell whether most lines behind the first are objects with such ends."""
     body = lines[1 : _FEW_LINES + 1]
-    return sum(line.startswith(b"{") and line.endswith((b"}", b"},")) for line in body) * 2 > len(body)
+    return sum(line.startswith(b"{") and line.endswith(ends) for line in body) * 2 > len(body)
 
 
 def _spans_lines(text: bytes, *, whole: bool) -> bool:
