@@ -298,6 +298,16 @@ def test_run_and_validate_agree(tmp_path: Path, name: str) -> None:
     assert run(tmp_path, "in.jsonl").returncode == 0
 
 
+def test_rows_of_a_job_that_has_begun(tmp_path: Path) -> None:
+    """The first rows decide whether a job begins, and not whether one that has begun goes on."""
+    write(tmp_path / "in.jsonl", [chat(0)])
+    assert run(tmp_path, "in.jsonl").returncode == 0
+    write(tmp_path / "in.jsonl", [VENDORS["anthropic"]])
+    assert b"holds no requests" not in run(tmp_path, "in.jsonl").stderr
+    assert b"holds no requests" in run(tmp_path, "in.jsonl", "--restart").stderr
+    assert check(tmp_path, json.dumps(VENDORS["anthropic"]).encode(), first_rows=False) is None
+
+
 def test_standard_input_is_judged_too(tmp_path: Path) -> None:
     """An array on standard input is refused with what to pipe it through."""
     done = run(tmp_path, "-", "--model", "m", stdin=json.dumps(ROWS).encode())

@@ -146,6 +146,20 @@ def test_names_that_are_too_long(tmp_path: Path, name: str) -> None:
     assert len(os.listdir(tmp_path)) == (len(name) == 250)
 
 
+def test_lists_of_names(tmp_path: Path) -> None:
+    """A list may come from a command and name files that are not UTF-8; what is no list is refused at once."""
+    write(tmp_path / NOT_UTF8, [chat(0)])
+    write(tmp_path / "b.jsonl", [chat(1)])
+    (tmp_path / "utf-16.txt").write_bytes("b.jsonl".encode("utf-16"))
+    command = f"{sys.executable} -m xbatch run @<(ls *.jsonl) -o out.jsonl --engine fake"
+    assert subprocess.run(["bash", "-c", command], cwd=tmp_path, env=ENV, check=False, timeout=60).returncode == 0
+    assert sorted(ids(tmp_path / "out.jsonl")) == ["id-0", "id-1"]
+    for name in ("/dev/zero", "utf-16.txt", "."):
+        done = run(tmp_path, f"@{name}", "-o", "other.jsonl")
+        assert done.returncode == 2
+        assert name.encode() in done.stderr
+
+
 @pytest.mark.usefixtures("here")
 @pytest.mark.parametrize("word", ["", "a\0b"], ids=["empty", "NUL"])
 def test_words_that_name_nothing(word: str) -> None:

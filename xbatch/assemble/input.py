@@ -22,21 +22,23 @@ def input_files(inputs: list[str], scratch: Path, *, copies: bool = False) -> di
     return {uri: _file(uri, scratch / f"input-{i}", copies=copies) for i, uri in enumerate(inputs)}
 
 
-def open_inputs(spec: JobSpec, files: dict[str, str]) -> dict[str, Source]:
-    """The source of each input.
+def open_inputs(spec: JobSpec, files: dict[str, str], *, begun: bool = False) -> dict[str, Source]:
+    """Return the source of each input; of a job that has `begun` the rows are what they were then.
 
     Raises UsageError if one can't be read.
     """
-    return {uri: open_input(spec, uri, file) for uri, file in files.items()}
+    return {uri: open_input(spec, uri, file, begun=begun) for uri, file in files.items()}
 
 
-def open_input(spec: JobSpec, uri: str, file: str, *, digests: bool = True) -> Source:
-    """The source of one input, which the user calls `uri`; with `digests`, it may be asked for its own.
+def open_input(spec: JobSpec, uri: str, file: str, *, digests: bool = True, begun: bool = False) -> Source:
+    """Return the source of one input, which the user calls `uri`; with `digests`, it may be asked for its own.
 
     Raises UsageError if it can't be read.
     """
     columns = RequestTemplate(spec.request).columns if spec.request else None
-    options = SourceOptions(spec.max_line_bytes, columns, "custom_id" in (spec.request or {}), digests)
+    options = SourceOptions(
+        spec.max_line_bytes, columns, "custom_id" in (spec.request or {}), digests, first_rows=not begun
+    )
     return open_source(file, "stdin" if uri == STDIN else storage.shown_name(uri), options)
 
 

@@ -63,10 +63,11 @@ class Job:
         self._loop: asyncio.AbstractEventLoop | None = None
         self.places: Places = find_places(spec, scratch)
         self.state = StateFolder(self.places.state)
-        if not spec.restart and self.state.exists:
+        begun = not spec.restart and self.state.exists
+        if begun:
             self.places = self.places.in_order([each["uri"] for each in self.state.job().identity["inputs"]])
         files = input_files(self.places.inputs, scratch, copies=copies)
-        sources = open_inputs(spec, files)
+        sources = open_inputs(spec, files, begun=begun)
         self._sources = list(sources.values())
         self._indexing = Indexing(spec, sources)
         self.course = Course(lambda: self._indexing.index.rows)

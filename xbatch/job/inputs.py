@@ -2,6 +2,8 @@
 
 import re
 from collections.abc import Callable, Sequence
+from pathlib import Path
+from tempfile import TemporaryDirectory
 
 from xbatch import storage
 from xbatch.errors import UsageError
@@ -10,6 +12,7 @@ from xbatch.job.folders import few, nothing_in, rows_of_folder
 STDIN = "-"
 _STDIN = (STDIN, "/dev/stdin", "/dev/fd/0", "/proc/self/fd/0")
 _LIST = "@"
+_MAX_LIST_BYTES = 64 << 20
 _COMPRESSED = r"\.(gz|bz2|xz|zst)"
 _KNOWN = re.compile(rf".*(\.(jsonl|ndjson|json)({_COMPRESSED})?|\.parquet)", re.DOTALL)
 _EXTENSION = re.compile(rf"(\.(jsonl|ndjson|json))?({_COMPRESSED})?$|\.parquet$")
@@ -109,21 +112,31 @@ def _unlisted(given: Sequence[str]) -> list[str]:
     """The words, with lists of them read."""
     words: list[str] = []
     for word in given:
-        if not word.startswith(_LIST):
-            words.append(word)
-            continue
-        try:
-            with storage.open_read(word[1:]) as file:
-                lines = [line.strip() for line in file.read().decode("utf-8-sig").splitlines()]
-        except FileNotFoundError:
-            raise UsageError(f"the list {word[1:]} does not exist") from None
-        except (OSError, UnicodeDecodeError) as e:
-            raise UsageError(f"the list {word[1:]} can't be read: {e}") from e
-        listed = [line for line in lines if line and not line.startswith("#")]
-        if not listed:
-            raise UsageError(f"the list {word[1:]} names no input")
-        words += listed
+        words += _listed(word[1:]) if word.startswith(_LIST) else [word]
     return words
+
+
+def _listed(uri: str) -> list[str]:
+    """The words of a list, one a line. Raises UsageError."""
+    name = f"the list {storage.shown_name(uri)}"
+    try:
+        with TemporaryDirectory(prefix="xbatch-") as scratch:
+            file = storage.spool_stream(uri, Path(scratch) / "list") if storage.is_stream(uri) else uri
+            with storage.open_read(file) as lines:
+                data = lines.read(_MAX_LIST_BYTES + 1)
+    except FileNotFoundError:
+        raise UsageError(f"{name} does not exist") from None
+    except OSError as e:
+        raise UsageError(f"{name} can't be read: {e.strerror or e}") from e
+    if len(data) > _MAX_LIST_BYTES or b"\0" in data:
+        what = "is no text in UTF-8" if b"\0" in data else f"has more than {_MAX_LIST_BYTES >> 20} MiB"
+        raise UsageError(f"{name} {what}")
+    # Names of files are bytes, and need not be UTF-8.
+    text = storage.as_text(data.decode("utf-8-sig", "surrogateescape"))
+    words = [line.strip() for line in text.split("\n")]
+    if not (found := [word for word in words if word and not word.startswith("#")]):
+        raise UsageError(f"{name} names no input")
+    return found
 
 
 def _notes(unknown: list[str]) -> list[str]:

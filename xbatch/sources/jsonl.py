@@ -31,7 +31,8 @@ _FIRST_BYTES = 512
 class JsonlSource:
     """A JSONL file, plain or compressed in one of the ways that `decompress` knows.
 
-    With `templated`, rows are whatever objects a template takes. Lines end at a line feed and nowhere else. A byte
+    With `templated`, rows are whatever objects a template takes; with `first_rows`, a file none of whose first rows
+    can be a request is refused. Lines end at a line feed and nowhere else. A byte
     order mark at the start of a line, a carriage return at its end and blank lines are not part of any row. Offsets
     count the bytes of the decompressed text; the digest is that of the file as it lies there.
     """
@@ -46,6 +47,7 @@ class JsonlSource:
         *,
         digests: bool = True,
         templated: bool = False,
+        first_rows: bool = True,
     ) -> None:
         self.uri = uri
         self.shown_as = shown_as or uri
@@ -55,6 +57,7 @@ class JsonlSource:
         self._max_line_bytes = max_line_bytes
         self._digests = digests
         self._templated = templated
+        self._judges_first_rows = first_rows
         self._kept: Kept[Lines] = Kept()
 
     def place(self, line: int) -> str:
@@ -76,6 +79,8 @@ class JsonlSource:
             raise UsageError(f"{self.shown_as} is compressed twice, the second time by {codec.name}: unpack it once")
         if what := foreign(head, Conversion(self.shown_as, packed.name if packed else None)):
             raise UsageError(f"{self.shown_as} {what}")
+        if not self._judges_first_rows:
+            return
         if (failure := unsendable(self._first_rows(head), templated=self._templated)) is not None:
             raise UsageError(f"{self.shown_as} holds no requests, as far as its first rows show: {failure}")
 

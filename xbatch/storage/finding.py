@@ -105,8 +105,8 @@ def _local_matches(path: Path, *, ends_in_slash: bool) -> list[str] | None:
         if os.path.lexists(path) or not _is_pattern(str(path)):
             return None
     else:
-        return sorted(_files_in(Path.cwd() / path)) if path.is_dir() else None
-    root, *parts = (Path.cwd() / path).parts
+        return sorted(_files_in(path.absolute())) if path.is_dir() else None
+    root, *parts = path.absolute().parts
     return sorted(set(_walk([Path(root)], [*parts, "*"] if ends_in_slash else parts)))
 
 
@@ -216,7 +216,8 @@ def _matches(fs: Any, path: str, uri: str) -> list[str] | None:
         parts: list[str] = []
     elif _is_pattern(path):
         pattern = f"{path.rstrip('/')}/*" if uri.endswith("/") else path
-        found = fs.glob(pattern, detail=True) if fs.async_impl else _glob(fs, pattern)
+        # fsspec's own way lists every level where it must, and leaves out in silence what it can't list.
+        found = fs.glob(pattern, detail=True) if fs.async_impl and _EVERY in pattern else _glob(fs, pattern)
         parts = pattern.split("/")
     else:
         return None
@@ -245,7 +246,7 @@ def _is_hidden(name: str, root: str, pattern: list[str]) -> bool:
 
 
 def _glob(fs: Any, pattern: str) -> dict[str, dict[str, Any]]:
-    """What a glob names in a store. The way that most file systems share leaves out in silence what it can't list."""
+    """Return what a glob names in a store."""
     root = glob_root(pattern)
     levels = float("inf") if _EVERY in pattern else pattern.count("/") - root.count("/")
     matches = re.compile(glob_translate(pattern)).match

@@ -1,7 +1,6 @@
 """Columns that a table's path holds: of `lang=en/day=2024-01-01/part.parquet` these are `lang` and `day`."""
 
 from collections.abc import Iterator
-from pathlib import Path
 from urllib.parse import unquote
 
 import pyarrow as pa
@@ -18,7 +17,7 @@ def partitions_of(uri: str) -> dict[str, str | None]:
 
     The whole path counts, also what of it is above the working directory, so that a job does not depend on that.
     """
-    place = str(Path.cwd() / storage.local_path(uri)) if storage.is_local(uri) else uri.partition("://")[2]
+    place = str(storage.local_path(uri).absolute()) if storage.is_local(uri) else uri.partition("://")[2]
     found: dict[str, str | None] = {}
     for folder in storage.as_text(place).split("/")[:-1]:
         name, equals, value = folder.partition("=")
