@@ -94,17 +94,16 @@ def _found(word: str, is_output: Callable[[str], bool], unknown: list[str], *, w
             if not found:
                 raise UsageError(nothing_in(word, listed, [], pattern=True))
             return found
-        known = [one for one in found if _KNOWN.fullmatch(one)]
-        known = rows_of_folder(word, found, known)
+        known = rows_of_folder(word, found, [one for one in found if _KNOWN.fullmatch(one)])
         if watched and not known:
             raise UsageError(f"{storage.shown_name(word)} matches no file")
         if not known:
             raise UsageError(nothing_in(word, listed, found, pattern=not storage.is_folder(word)))
-        unknown += [one for one in found if one not in set(known)]
+        taken = set(known)
+        unknown += [one for one in found if one not in taken]
     except OSError as e:
-        which = storage.shown_name(word)
-        below = f"{storage.shown_name(str(e.filename))}: " if e.filename and str(e.filename) != word else ""
-        raise UsageError(f"{which} can't be read: {below}{e.strerror or e}") from e
+        which, where = (storage.shown_name(storage.as_text(str(each))) for each in (word, e.filename or word))
+        raise UsageError(f"{which} can't be read: {where + ': ' if where != which else ''}{e.strerror or e}") from e
     return known
 
 
