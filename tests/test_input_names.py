@@ -17,7 +17,7 @@ from test_places import places, touch
 
 from xbatch import storage
 from xbatch.errors import UsageError
-from xbatch.storage.streams import spool_stream
+from xbatch.storage.pipes import spool_special
 
 NOT_UTF8 = os.fsdecode(b"caf\xe9.jsonl")
 
@@ -230,7 +230,7 @@ def test_pipe_without_a_writer(tmp_path: Path) -> None:
     """A named pipe is waited for a while only."""
     os.mkfifo(tmp_path / "pipe")
     with pytest.raises(UsageError, match="nobody writes to"):
-        spool_stream(str(tmp_path / "pipe"), tmp_path / "copy", wait_s=0.1)
+        spool_special(str(tmp_path / "pipe"), tmp_path / "copy", wait_s=0.1)
     assert not (tmp_path / "copy").exists()
 
 
@@ -240,7 +240,7 @@ def test_pipe_with_a_writer(tmp_path: Path) -> None:
     for number, data in enumerate((b"a" * 3_000_000, b"")):
         writer = threading.Thread(target=(tmp_path / "pipe").write_bytes, args=(data,))
         writer.start()
-        copy = spool_stream(str(tmp_path / "pipe"), tmp_path / f"copy{number}")
+        copy = spool_special(str(tmp_path / "pipe"), tmp_path / f"copy{number}")
         writer.join()
         assert Path(copy).read_bytes() == data
 

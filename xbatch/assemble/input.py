@@ -43,9 +43,9 @@ def open_input(spec: JobSpec, uri: str, file: str, *, digests: bool = True, begu
 
 
 def _file(uri: str, path: Path, *, copies: bool) -> str:
-    if storage.is_stream(uri):
+    if storage.is_special(uri):
         with reading(storage.shown_name(uri)):
-            return storage.spool_stream(uri, path)
+            return storage.spool_special(uri, path)
     if storage.is_local(uri) or not copies:
         return uri
     with reading(uri), storage.open_read(uri) as file:

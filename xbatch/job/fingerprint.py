@@ -18,7 +18,7 @@ def edges(uri: str) -> str:
 
     Empty for one in a store, which has ETags, and for a pipe, which can't be read again.
     """
-    if not storage.is_local(uri) or storage.is_stream(uri):
+    if not storage.is_local(uri) or storage.is_special(uri):
         return ""
     digest = hashlib.blake2b(digest_size=_DIGEST_BYTES)
     with open(storage.local_path(uri), "rb") as file:

@@ -120,7 +120,7 @@ def _listed(uri: str) -> list[str]:
     name = f"the list {storage.shown_name(uri)}"
     try:
         with TemporaryDirectory(prefix="xbatch-") as scratch:
-            file = storage.spool_stream(uri, Path(scratch) / "list") if storage.is_stream(uri) else uri
+            file = storage.spool_special(uri, Path(scratch) / "list") if storage.is_special(uri) else uri
             with storage.open_read(file) as lines:
                 data = lines.read(_MAX_LIST_BYTES + 1)
     except FileNotFoundError:

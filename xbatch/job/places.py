@@ -90,9 +90,9 @@ def default_output(inputs: list[str], output_format: str | None = None) -> str:
 
     Raises UsageError if that can't be told, as for inputs that are not on this machine.
     """
-    if inputs == [STDIN] or (len(inputs) == 1 and storage.is_stream(inputs[0])):
+    if inputs == [STDIN] or (len(inputs) == 1 and storage.is_special(inputs[0])):
         return STDOUT
-    if any(storage.is_stream(uri) for uri in inputs):
+    if any(storage.is_special(uri) for uri in inputs):
         raise UsageError("some inputs are pipes: say by -o where the output should go")
     if not all(storage.is_local(uri) for uri in inputs):
         raise UsageError("the inputs are not on this machine: say by -o where the output should go")

@@ -16,6 +16,7 @@ from xbatch.storage.local import (
 from xbatch.storage.local_store import LocalStore
 from xbatch.storage.naming import as_text, is_local, local_path, shown_name
 from xbatch.storage.opening import is_exclusive, open_store
+from xbatch.storage.pipes import is_special, spool_special, spool_stdin
 from xbatch.storage.publishing import (
     check_uri_writable,
     exists,
@@ -36,7 +37,6 @@ from xbatch.storage.reading import (
 from xbatch.storage.remote import FsspecStore
 from xbatch.storage.retrying import set_retry_budget
 from xbatch.storage.store import MAX_BODY_BYTES, Store
-from xbatch.storage.streams import is_stream, spool_stdin, spool_stream
 
 __all__ = [
     "MAX_BODY_BYTES",
@@ -58,7 +58,7 @@ __all__ = [
     "is_exclusive",
     "is_folder",
     "is_local",
-    "is_stream",
+    "is_special",
     "local_path",
     "make_folder",
     "names_beside",
@@ -76,8 +76,8 @@ __all__ = [
     "shown_name",
     "size_of",
     "spool",
+    "spool_special",
     "spool_stdin",
-    "spool_stream",
     "stat",
     "sweep_beside",
     "sync_file",

@@ -23,7 +23,7 @@ _OWN = re.compile(r"/(?:dev|proc/self)/fd/(\d+)")
 _NULL_DEVICE = os.makedev(1, 3)
 
 
-def is_stream(uri: str) -> bool:
+def is_special(uri: str) -> bool:
     """Tell whether a URI names something on this machine that is neither a regular file nor a folder."""
     if not is_local(uri):
         return False
@@ -34,7 +34,7 @@ def is_stream(uri: str) -> bool:
     return not stat.S_ISREG(mode) and not stat.S_ISDIR(mode)
 
 
-def spool_stream(uri: str, path: Path, wait_s: float = WRITER_WAIT_S) -> str:
+def spool_special(uri: str, path: Path, wait_s: float = WRITER_WAIT_S) -> str:
     """Keep what a stream holds in a file, which may take as long as its writers do; return the file's name.
 
     Raises UsageError for a device, which never ends, for a socket, and for a pipe that nobody writes to.
