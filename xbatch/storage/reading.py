@@ -19,10 +19,10 @@ from fsspec.utils import glob_translate
 from xbatch.errors import StorageError
 from xbatch.storage.filesystems import READ_ONLY, connected, open_fs, protocol_of
 from xbatch.storage.naming import is_local, local_path
-from xbatch.storage.remote_reader import RemoteReader, Stat, stat_of
+from xbatch.storage.remote_reader import RemoteReader, Stat, stat_of, why_refused
 from xbatch.storage.retrying import Retrying
 from xbatch.storage.settings import current_settings
-from xbatch.storage.trouble import Trouble, if_there, reason, status_of, status_text
+from xbatch.storage.trouble import Trouble, if_there, status_of, status_text
 
 T = TypeVar("T")
 
@@ -161,20 +161,14 @@ def _known(uri: str, operation: Callable[[Any, str], T]) -> T:
 
 def _refusal(uri: str, kind: Trouble, error: BaseException) -> OSError | None:
     """Return the error that a local file would raise, None if there is no such."""
-    status, http = status_of(error), protocol_of(uri) in READ_ONLY
     if kind is Trouble.ABSENT:
-        gone = f"does not exist ({status_text(status)})" if status == HTTPStatus.GONE else os.strerror(errno.ENOENT)
-        return FileNotFoundError(errno.ENOENT, gone, uri)
-    if status is None or kind is Trouble.UNREACHABLE or (kind is Trouble.LASTING and not http):
-        return PermissionError(errno.EACCES, reason(error), uri) if kind is Trouble.REFUSED else None
-    if not http:
-        text = f"refused ({status}): {reason(error)}"
-    elif kind is not Trouble.REFUSED:
-        text = f"refused ({status_text(status)})"
-    else:
-        login = "" if "?" in uri else ", or does it take a login (--storage-option 'headers.Authorization=Bearer ...')"
-        text = f"refused ({status}): has the signed address expired{login}?"
-    return PermissionError(errno.EACCES, text, uri)
+        gone = status_of(error) == HTTPStatus.GONE
+        text = f"does not exist ({status_text(HTTPStatus.GONE)})" if gone else os.strerror(errno.ENOENT)
+        return FileNotFoundError(errno.ENOENT, text, uri)
+    is_http_status = protocol_of(uri) in READ_ONLY and status_of(error) is not None
+    if kind is Trouble.REFUSED or (kind is Trouble.LASTING and is_http_status):
+        return PermissionError(errno.EACCES, why_refused(uri, error), uri)
+    return None
 
 
 def _ask(

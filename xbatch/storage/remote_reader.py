@@ -9,6 +9,7 @@ from xbatch.errors import PlaceUnusable, StorageError
 from xbatch.storage.filesystems import READ_ONLY, connected, open_fs, protocol_of
 from xbatch.storage.retrying import Retrying
 from xbatch.storage.settings import current_settings
+from xbatch.storage.trouble import Trouble, classify, reason, status_of, status_text
 
 REMOTE_BLOCK_BYTES = 8 << 20
 """What is asked of a store at a time, and held for each file that is open."""
@@ -60,7 +61,7 @@ class RemoteReader(io.RawIOBase):
         wanted = min(len(buffer), self._version.size_bytes - self._at)
         if wanted <= 0:
             return 0
-        data = self._retrying.call(self._uri, lambda: self._attempt(wanted), {})
+        data = self._retrying.call(self._uri, lambda: self._attempt(wanted), {}, self._refusal)
         buffer[: len(data)] = data
         self._at += len(data)
         return len(data)
@@ -69,6 +70,9 @@ class RemoteReader(io.RawIOBase):
         """Close it."""
         self._drop()
         super().close()
+
+    def _refusal(self, kind: Trouble, error: BaseException) -> StorageError | None:
+        return StorageError(f"{self._uri}: {why_refused(self._uri, error)}") if kind is Trouble.REFUSED else None
 
     def _attempt(self, wanted: int) -> bytes:
         if self._fs is None or self._failed:
@@ -79,9 +83,10 @@ class RemoteReader(io.RawIOBase):
     def _read(self, wanted: int) -> bytes:
         try:
             if self._file is None:
-                if stat_of(self._uri, self._fs.info(self._path)) != self._version:
+                info = self._fs.info(self._path)
+                if stat_of(self._uri, info) != self._version:
                     raise StorageError(f"{self._uri} was changed while it was read")
-                how = _only_this_version(self._fs, self._version) if protocol_of(self._uri) in READ_ONLY else {}
+                how = _only_this_version(self._fs, self._version, info) if protocol_of(self._uri) in READ_ONLY else {}
                 self._file = self._fs.open(self._path, "rb", block_size=REMOTE_BLOCK_BYTES, **how)
                 self._failed = False
             if self._file.tell() != self._at:
@@ -121,8 +126,22 @@ def stat_of(uri: str, info: dict[str, Any]) -> Stat:
     return Stat(int(info["size"]), str(version))
 
 
-def _only_this_version(fs: Any, version: Stat) -> dict[str, Any]:
+def why_refused(uri: str, error: BaseException) -> str:
+    """Tell why a file must not be read, and what may help."""
+    status = status_of(error)
+    if status is None or protocol_of(uri) not in READ_ONLY:
+        return f"refused: {reason(error)}"
+    if classify(error) is not Trouble.REFUSED:
+        return f"refused ({status_text(status)})"
+    login = "" if "?" in uri else ", or does it take a login (--storage-option 'headers.Authorization=Bearer ...')"
+    return f"refused ({status}): has the signed address expired{login}?"
+
+
+def _only_this_version(fs: Any, version: Stat, info: dict[str, Any]) -> dict[str, Any]:
     """Return what makes an HTTP server send a part of this version only, and all of the file if that has changed."""
-    if not version.version.startswith('"'):
-        return {}  # a date or a weak ETag, neither of which tells versions apart for sure
-    return {"headers": {**fs.kwargs.get("headers", {}), "If-Range": version.version}}
+    # Dates and weak ETags don't tell versions apart for sure. Without parts the file comes as one stream.
+    if not version.version.startswith('"') or not info.get("partial", True):
+        return {}
+    # With the size given, fsspec doesn't ask for it again, which it can't with headers of its own.
+    headers = {**fs.kwargs.get("headers", {}), "If-Range": version.version}
+    return {"headers": headers, "size": version.size_bytes}

@@ -19,9 +19,6 @@ TELL_AFTER_S = 3.0
 MAX_RENEWALS = 3
 """How often a store that refuses the credentials is asked again with credentials read anew."""
 
-_reached: set[str] = set()
-"""Stores that have answered this process: a name server that does not know them now is in trouble itself."""
-
 
 class Retrying:
     """Asks again while the trouble is of the passing kind, at growing random distances.
@@ -66,7 +63,8 @@ class Retrying:
                 return found
             kind = self._kind(place, trouble)
             # Credentials that have run out are refused like wrong ones, so what stands for that comes last.
-            if (kind is Trouble.REFUSED or is_unexplained(trouble)) and renewals < MAX_RENEWALS:
+            may_renew = renewals < MAX_RENEWALS and self._has_time(started, tries)
+            if may_renew and (kind is Trouble.REFUSED or is_unexplained(trouble)):
                 renewals += 1
                 self._renew()
             elif kind in instead:
@@ -78,6 +76,11 @@ class Retrying:
             tries += 1
             self._pause(place, started, tries, trouble)
 
+    def _has_time(self, started: float, tries: int) -> bool:
+        """Tell whether the next pause is sure to end within the budget."""
+        longest_s: float = SHORTEST_PAUSE_S * 2**tries
+        return time.monotonic() - started + longest_s <= self._budget_s
+
     def _pause(self, place: str, started: float, tries: int, trouble: Exception) -> None:
         """Wait before the next try. Raises StorageUnavailable if there is no time left for one."""
         waited_s = time.monotonic() - started
@@ -88,21 +91,19 @@ class Retrying:
         if waited_s + pause_s > self._budget_s:
             waited = f"no answer within {_span(self._budget_s)} (--storage-timeout), last {reason(trouble)}"
             raise StorageUnavailable(f"{place}: {waited}") from trouble
-        if waited_s + pause_s > TELL_AFTER_S and self._settings.outages.begin(_store_of(place)):
+        if waited_s + pause_s > TELL_AFTER_S and self._settings.seen.wait(_store_of(place)):
             most = f"up to {_span(self._budget_s)} (--storage-timeout)"
             self._settings.tell(f"waiting for {place}: {reason(trouble)}; {most}")
         time.sleep(pause_s)
 
     def _kind(self, place: str, trouble: Exception) -> Trouble:
         kind = classify(trouble)
-        if kind is Trouble.UNREACHABLE and _store_of(place) in _reached:
-            return Trouble.PASSING
-        return kind
+        # A store that has answered exists: a name server that does not know it now is in trouble itself.
+        is_known = kind is Trouble.UNREACHABLE and self._settings.seen.has_answered(_store_of(place))
+        return Trouble.PASSING if is_known else kind
 
     def _answered(self, place: str, started: float) -> None:
-        store = _store_of(place)
-        _reached.add(store)
-        if self._settings.outages.end(store):
+        if self._settings.seen.answer(_store_of(place)):
             self._settings.tell(f"{place} answers again, after {_span(time.monotonic() - started)}")
 
 

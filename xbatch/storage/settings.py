@@ -22,25 +22,31 @@ def _tell_nobody(_: str) -> None:
     pass
 
 
-class Outages:
-    """The stores that are being waited for and of which the user has been told, so that each is told of once."""
+class StoresSeen:
+    """Which stores have answered a job, and which are waited for, so that the user is told of each outage once."""
 
     def __init__(self) -> None:
-        self._stores: set[str] = set()
+        self._answered: set[str] = set()
+        self._waited_for: set[str] = set()
         self._lock = threading.Lock()
 
-    def begin(self, store: str) -> bool:
+    def has_answered(self, store: str) -> bool:
+        """Tell whether a store has ever answered."""
+        return store in self._answered
+
+    def wait(self, store: str) -> bool:
         """Note that a store is waited for; False if the user knows that already."""
         with self._lock:
-            known = store in self._stores
-            self._stores.add(store)
+            known = store in self._waited_for
+            self._waited_for.add(store)
             return not known
 
-    def end(self, store: str) -> bool:
+    def answer(self, store: str) -> bool:
         """Note that a store answers; True if the user was told that it did not."""
         with self._lock:
-            told = store in self._stores
-            self._stores.discard(store)
+            self._answered.add(store)
+            told = store in self._waited_for
+            self._waited_for.discard(store)
             return told
 
 
@@ -54,7 +60,7 @@ class StorageSettings:
     """Trouble that may pass is waited out for so long."""
     tell: Callable[[str], None] = _tell_nobody
     """Is called, from any thread, with a sentence when a store has to be waited for and when it answers again."""
-    outages: Outages = field(default_factory=Outages)
+    seen: StoresSeen = field(default_factory=StoresSeen)
 
 
 _current: ContextVar[StorageSettings] = ContextVar("storage settings", default=StorageSettings())  # noqa: B039 - frozen

@@ -118,16 +118,19 @@ def reason(error: BaseException) -> str:
         return _why_unreachable(error, link)
     if (status := _status(link)) is not None and _names(link) & _ONLY_STATUS:
         return status_text(status)
-    text = str(link) or str(error)
-    if isinstance(link, OSError) and link.strerror:
+    # What is wrongly called absent says nothing else.
+    says = link if isinstance(error, _ABSENT_TYPES) else error
+    text = str(says)
+    if isinstance(says, OSError) and says.strerror:
         # aiohttp puts the address where the reason should be.
-        text = os.strerror(link.errno) if link.errno and _names(link) & _ONLY_ERRNO else link.strerror
-    return " ".join(text.split()) or type(link).__name__
+        text = os.strerror(says.errno) if says.errno and _names(says) & _ONLY_ERRNO else says.strerror
+    return " ".join(text.split()) or type(says).__name__
 
 
 def _why_unreachable(error: BaseException, link: BaseException) -> str:
     if isinstance(link, ssl.SSLCertVerificationError):
-        return f"its TLS certificate is not trusted ({link.verify_message or link.strerror})"
+        said = next(filter(None, (getattr(each, "verify_message", "") for each in _chain(error))), str(link))
+        return f"its TLS certificate is not trusted ({said})"
     if isinstance(link, ssl.SSLError):
         return f"it does not speak TLS as it should ({link.reason})"
     if isinstance(link, socket.gaierror) or _DNS_ERROR in _names(link):
@@ -216,7 +219,7 @@ def _is_unreachable(link: BaseException) -> bool:
     if isinstance(link, ssl.SSLCertVerificationError):
         return True
     if isinstance(link, ssl.SSLError):
-        return link.reason in _NOT_TLS
+        return getattr(link, "reason", None) in _NOT_TLS  # aiohttp's own has none
     if isinstance(link, socket.gaierror):
         return link.errno in _UNKNOWN_HOST
     names = _names(link)
@@ -260,7 +263,8 @@ def _status(error: Any) -> int | None:
         return found if isinstance(found, int) else None
     named = ((error, "status"), (error, "status_code"), (response, "status_code"), (error, "code"))
     found = (getattr(owner, name, None) for owner, name in named)  # one by one: aiohttp warns of its `code`
-    return next((each for each in found if isinstance(each, int) and 400 <= each < 600), None)
+    status = next((each for each in found if isinstance(each, int)), 0)
+    return status if 400 <= status < 600 else None
 
 
 def _names(error: BaseException) -> set[str]:
