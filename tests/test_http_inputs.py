@@ -27,6 +27,10 @@ from xbatch.storage import StorageSettings, remote_reader, retrying, trouble
 from xbatch.storage.retrying import Retrying
 
 BLOCK = 64 << 10
+SHORT_S = 0.4
+"""Trouble that does not end is waited out for so long."""
+LONG_S = 60.0
+"""Trouble that ends has ended by then."""
 DATA = bytes(range(256)) * 1024
 PASSING = (408, 425, 429, 500, 502, 503, 504)
 REFUSED = (401, 403)
@@ -132,10 +136,10 @@ def site() -> Iterator[Site]:
 
 @pytest.fixture(autouse=True)
 def quick(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """Trouble is waited out for a second, and blocks are small."""
+    """Trouble is waited out for a moment, and blocks are small."""
     monkeypatch.setattr(remote_reader, "REMOTE_BLOCK_BYTES", BLOCK)
     monkeypatch.setattr("xbatch.storage.reading.READ_BUFFER_BYTES", BLOCK)
-    with storage.using(StorageSettings(budget_s=1)):
+    with storage.using(StorageSettings(budget_s=SHORT_S)):
         yield
 
 
@@ -180,7 +184,8 @@ def test_a_status_says_what_it_means(site: Site, status: int, ask: Ask) -> None:
 @pytest.mark.parametrize("status", [*PASSING, *REFUSED, *ABSENT, *LASTING])
 def test_a_status_in_the_middle(site: Site, status: int) -> None:
     """A file that is open when trouble comes is read to its end once that has passed, and otherwise ends the job."""
-    with storage.open_read(f"{site.address}/x") as file:
+    settings = StorageSettings(budget_s=LONG_S if status in PASSING else SHORT_S)
+    with storage.using(settings), storage.open_read(f"{site.address}/x") as file:
         begun = file.read(1)
         site.faults[:] = [status] * (2 if status in PASSING else 100)
         if status in PASSING:
@@ -196,7 +201,7 @@ def test_a_status_in_the_middle(site: Site, status: int) -> None:
 def test_connections_that_break(site: Site, fault: str) -> None:
     """A connection that is cut costs nothing of what is read."""
     site.faults[:] = [fault]
-    with storage.open_read(f"{site.address}/x") as file:
+    with storage.using(StorageSettings(budget_s=LONG_S)), storage.open_read(f"{site.address}/x") as file:
         begun = file.read(1)
         site.faults[:] = [fault] * 2
         assert begun + file.read() == DATA
@@ -218,6 +223,15 @@ def test_what_the_user_is_told(site: Site, status: int, said: str) -> None:
     uri = f"{site.address}/x?sig=1"
     with pytest.raises(UsageError, match=said), reading(uri):
         storage.open_read(uri)
+
+
+def test_a_server_that_says_nothing() -> None:
+    """A server that takes the connection and never answers is waited for as long as was said, no longer."""
+    with socket.socket() as mute:
+        mute.bind(("127.0.0.1", 0))
+        mute.listen()
+        with pytest.raises(StorageUnavailable):
+            storage.stat(f"http://127.0.0.1:{mute.getsockname()[1]}/x")
 
 
 # Servers of HTTP that are peculiar.
@@ -242,7 +256,7 @@ def test_a_weak_etag_is_no_condition(site: Site) -> None:
 def test_own_headers_are_kept(site: Site) -> None:
     """What the user sends along goes along with every request, conditions or not."""
     options = storage.parse_options({"headers.Authorization": "Bearer me"})
-    with storage.using(StorageSettings(options, budget_s=1)):
+    with storage.using(StorageSettings(options, budget_s=SHORT_S)):
         assert _read_all(f"{site.address}/x") == DATA
     assert {headers.get("Authorization") for _, _, headers in site.seen} == {"Bearer me"}
     assert any(headers.get("If-Range") == '"one"' for _, _, headers in site.seen)
@@ -302,7 +316,7 @@ def test_every_client_says_what_it_means(site: Site, protocol: str, status: int)
     """A store's answer means the same whichever library it comes through, to stat, to list and to look."""
     site.status = status
     place, options = f"{protocol}://bucket/folder", _options(protocol, site.address)
-    with storage.using(StorageSettings(options, budget_s=1)):
+    with storage.using(StorageSettings(options, budget_s=SHORT_S)):
         if status in PASSING:
             for ask in (storage.stat, storage.expand, storage.exists, storage.size_of, storage.names_beside):
                 with pytest.raises(StorageUnavailable):
@@ -328,7 +342,7 @@ def test_a_server_that_is_down(protocol: str) -> None:
     address = f"127.0.0.1:{_closed_port()}"
     options = _options(protocol, f"http://{address}") if protocol in PROTOCOLS else {}
     uri = f"{protocol}://bucket/x" if protocol in PROTOCOLS else f"{protocol}://{address}/x"
-    with storage.using(StorageSettings(options, budget_s=1)), pytest.raises(StorageUnavailable):
+    with storage.using(StorageSettings(options, budget_s=SHORT_S)), pytest.raises(StorageUnavailable):
         storage.stat(uri)
 
 
@@ -345,7 +359,7 @@ def test_unknown_hosts(monkeypatch: pytest.MonkeyPatch, protocol: str, code: int
     host = "no-such-host.example"
     options = _options(protocol, f"http://{host}") if protocol in PROTOCOLS else {}
     uri = f"{protocol}://bucket/x" if protocol in PROTOCOLS else f"{protocol}://{host}/x"
-    with storage.using(StorageSettings(options, budget_s=1)):
+    with storage.using(StorageSettings(options, budget_s=SHORT_S)):
         if code == socket.EAI_AGAIN:
             with pytest.raises(StorageUnavailable):
                 storage.stat(uri)
@@ -358,7 +372,7 @@ def test_unknown_hosts(monkeypatch: pytest.MonkeyPatch, protocol: str, code: int
 def test_a_host_that_was_known(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
     """A store that has answered exists: a name server that does not know it any more is waited for."""
     uri = site.address.replace("127.0.0.1", "localhost") + "/x"
-    settings = StorageSettings({"client_kwargs": {"trust_env": False}}, budget_s=1)
+    settings = StorageSettings({"client_kwargs": {"trust_env": False}}, budget_s=SHORT_S)
     with storage.using(settings):
         storage.stat(uri)
 

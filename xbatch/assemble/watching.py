@@ -149,6 +149,8 @@ class Watcher:
                     found = storage.stat(uri)
                 except FileNotFoundError:
                     continue
+                except OSError:  # its job will say why it can't be read
+                    found = storage.Stat(0, "")
                 yield Unit(uri, found.size_bytes, found.version)
 
     async def _run(self, unit: Unit) -> bool:

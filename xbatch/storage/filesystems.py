@@ -14,6 +14,8 @@ from xbatch.storage.naming import is_local, local_path
 from xbatch.storage.settings import StorageSettings
 
 READ_ONLY = ("http", "https")
+LONGEST_SILENCE_S = 60.0
+"""An HTTP server from which nothing comes for so long is asked again."""
 
 # Values under these names stay texts, whatever they look like.
 _TEXTS = {"key", "secret", "token", "password", "passphrase", "username", "account_key", "sas_token", "client_secret"}
@@ -53,12 +55,22 @@ def open_fs(uri: str, settings: StorageSettings, *, fresh: bool) -> tuple[Any, s
     options = {name: copy.deepcopy(given[name]) for name in given if name not in known or name in protocols}
     if not _HANDS_ON & set(protocols):
         options["use_listings_cache"] = False
+    if protocols[0] in READ_ONLY:
+        options["client_kwargs"] = {"timeout": _http_timeout(settings), **options.get("client_kwargs", {})}
     try:
         return cast("tuple[Any, str]", url_to_fs(uri, skip_instance_cache=fresh, **options))
     except ImportError as e:
         raise StorageError(f"{uri}: {e}; xbatch's extras s3, gcs, azure and sftp bring what those need") from e
     except ValueError as e:
         raise StorageError(f"{uri}: {e}") from e
+
+
+def _http_timeout(settings: StorageSettings) -> Any:
+    """Return how long an HTTP server may be silent; aiohttp would wait five minutes, however long it may be waited."""
+    from aiohttp import ClientTimeout
+
+    silent_s = min(LONGEST_SILENCE_S, settings.budget_s)
+    return ClientTimeout(total=None, sock_connect=silent_s, sock_read=silent_s)
 
 
 @contextlib.contextmanager

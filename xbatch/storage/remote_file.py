@@ -12,7 +12,7 @@ from xbatch.storage.naming import is_temporary_of, temporary_name
 from xbatch.storage.remote import connect, renamed, send_whole, writes_in_place
 from xbatch.storage.retrying import Retrying
 from xbatch.storage.settings import current_settings
-from xbatch.storage.trouble import Trouble
+from xbatch.storage.trouble import Trouble, if_there
 
 T = TypeVar("T")
 D = TypeVar("D")
@@ -104,9 +104,10 @@ class RemoteFile:
     def _touch(self) -> None:
         folder = self._folder
         if self._in_place:
-            if self._fs.isdir(self._path):
+            found = if_there(lambda: self._fs.info(self._path))
+            if found is not None and found["type"] == "directory":
                 raise IsADirectoryError(self._path)
-            while folder and not self._fs.exists(folder):
+            while folder and if_there(partial(self._fs.info, folder)) is None:
                 folder = folder.rpartition("/")[0]
         path = f"{folder}/{temporary_name(self._name)}"
         self._fs.pipe_file(path, secrets.token_bytes(1))
