@@ -55,9 +55,9 @@ def open_fs(uri: str, settings: StorageSettings, *, fresh: bool) -> tuple[Any, s
     options = {name: copy.deepcopy(given[name]) for name in given if name not in known or name in protocols}
     if not _HANDS_ON & set(protocols):
         options["use_listings_cache"] = False
-    if protocols[0] in READ_ONLY:
-        options["client_kwargs"] = {"timeout": _http_timeout(settings), **options.get("client_kwargs", {})}
     try:
+        if protocols[0] in READ_ONLY:
+            options["client_kwargs"] = {"timeout": _http_timeout(settings), **options.get("client_kwargs", {})}
         return cast("tuple[Any, str]", url_to_fs(uri, skip_instance_cache=fresh, **options))
     except ImportError as e:
         raise StorageError(f"{uri}: {e}; xbatch's extras s3, gcs, azure and sftp bring what those need") from e
