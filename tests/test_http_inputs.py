@@ -192,7 +192,8 @@ def test_a_status_in_the_middle(site: Site, status: int) -> None:
             assert begun + file.read() == DATA
             assert not site.faults
         else:
-            with pytest.raises(StorageError, match=f"{site.address}/x: .*{status}") as raised:
+            said = "was removed while it was read" if status in ABSENT else str(status)
+            with pytest.raises(StorageError, match=f"{site.address}/x:? .*{said}") as raised:
                 file.read()
             assert raised.value.exit_code is ExitCode.STORAGE
 
@@ -518,6 +519,29 @@ def test_a_server_that_says_when(clock: Clock) -> None:
     long_ago = "Wed, 21 Oct 2015 07:28:00 GMT"
     assert asking.call("http://a/x", _fails(1, _Busy(Retry_After=long_ago)), {}) == "answer"
     assert clock.slept[-1] <= retrying.SHORTEST_PAUSE_S
+
+
+def test_an_outage_of_weeks(clock: Clock) -> None:
+    """However often a store was asked in vain, it is asked again."""
+    asking = Retrying(StorageSettings(budget_s=1e6), lambda: None)
+    assert asking.call("http://a/x", _fails(3000, ConnectionResetError()), {}) == "answer"
+    assert max(clock.slept) <= retrying.LONGEST_PAUSE_S
+
+
+@pytest.mark.usefixtures("clock")
+def test_credentials_that_can_not_be_renewed() -> None:
+    """A store that goes away while the credentials are read anew is waited for like any other."""
+    failures: list[Exception] = [ConnectionRefusedError(), PermissionError()]
+
+    def ask() -> str:
+        if failures:
+            raise failures.pop()
+        return "answer"
+
+    def renew() -> None:
+        raise ConnectionRefusedError
+
+    assert Retrying(StorageSettings(), renew).call("sftp://a/x", ask, {}) == "answer"
 
 
 @pytest.mark.usefixtures("clock")

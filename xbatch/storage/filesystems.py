@@ -16,6 +16,8 @@ from xbatch.storage.settings import StorageSettings
 READ_ONLY = ("http", "https")
 LONGEST_SILENCE_S = 60.0
 """An HTTP server from which nothing comes for so long is asked again."""
+SHORTEST_SILENCE_S = 5.0
+"""It has at least so long, however soon the waiting should end."""
 
 # Values under these names stay texts, whatever they look like.
 _TEXTS = {"key", "secret", "token", "password", "passphrase", "username", "account_key", "sas_token", "client_secret"}
@@ -69,7 +71,7 @@ def _http_timeout(settings: StorageSettings) -> Any:
     """Return how long an HTTP server may be silent; aiohttp would wait five minutes, however long it may be waited."""
     from aiohttp import ClientTimeout
 
-    silent_s = min(LONGEST_SILENCE_S, settings.budget_s)
+    silent_s = min(LONGEST_SILENCE_S, max(SHORTEST_SILENCE_S, settings.budget_s))
     return ClientTimeout(total=None, sock_connect=silent_s, sock_read=silent_s)
 
 

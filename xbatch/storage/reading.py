@@ -41,7 +41,7 @@ def is_folder(uri: str) -> bool:
         return local_path(uri).is_dir()
     if protocol_of(uri) in READ_ONLY:
         return False
-    return bool(_ask(uri, lambda fs, path: _type(fs, path) == "directory"))
+    return bool(ask(uri, lambda fs, path: _type(fs, path) == "directory"))
 
 
 def expand(uri: str) -> list[str]:
@@ -52,7 +52,7 @@ def expand(uri: str) -> list[str]:
     """
     if protocol_of(uri) in READ_ONLY:
         return [uri]
-    found = _ask(uri, lambda fs, path: _matches(fs, path, uri), {Trouble.REFUSED: None})
+    found = ask(uri, lambda fs, path: _matches(fs, path, uri), {Trouble.REFUSED: None})
     if found is None:
         return [uri]
     found = [each for each in found if not each.rsplit("/", 1)[-1].startswith((".", "_"))]
@@ -156,7 +156,7 @@ def _relative(path: str) -> str:
 
 def _known(uri: str, operation: Callable[[Any, str], T]) -> T:
     """Return what is found out about a file that should be there, with the errors that a local one would raise."""
-    return cast("T", _ask(uri, operation, {}, lambda kind, error: _refusal(uri, kind, error)))
+    return cast("T", ask(uri, operation, {}, lambda kind, error: _refusal(uri, kind, error)))
 
 
 def _refusal(uri: str, kind: Trouble, error: BaseException) -> OSError | None:
@@ -171,7 +171,7 @@ def _refusal(uri: str, kind: Trouble, error: BaseException) -> OSError | None:
     return None
 
 
-def _ask(
+def ask(
     uri: str,
     operation: Callable[[Any, str], T],
     instead: dict[Trouble, Any] | None = None,

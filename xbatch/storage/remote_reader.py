@@ -72,6 +72,8 @@ class RemoteReader(io.RawIOBase):
         super().close()
 
     def _refusal(self, kind: Trouble, error: BaseException) -> StorageError | None:
+        if kind is Trouble.ABSENT:
+            return StorageError(f"{self._uri} was removed while it was read")
         return StorageError(f"{self._uri}: {why_refused(self._uri, error)}") if kind is Trouble.REFUSED else None
 
     def _attempt(self, wanted: int) -> bytes:

@@ -3,6 +3,7 @@
 import random
 import time
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from typing import TypeVar
 
 from xbatch.errors import PlaceUnusable, StorageError, StorageUnavailable, XbatchError
@@ -66,7 +67,8 @@ class Retrying:
             may_renew = renewals < MAX_RENEWALS and self._has_time(started, tries)
             if may_renew and (kind is Trouble.REFUSED or is_unexplained(trouble)):
                 renewals += 1
-                self._renew()
+                with suppress(Exception):  # then the next try meets the same trouble
+                    self._renew()
             elif kind in instead:
                 self._answered(place, started)
                 return instead[kind]
@@ -78,14 +80,13 @@ class Retrying:
 
     def _has_time(self, started: float, tries: int) -> bool:
         """Tell whether the next pause is sure to end within the budget."""
-        longest_s: float = SHORTEST_PAUSE_S * 2**tries
-        return time.monotonic() - started + longest_s <= self._budget_s
+        return time.monotonic() - started + _longest_pause_s(tries) <= self._budget_s
 
     def _pause(self, place: str, started: float, tries: int, trouble: Exception) -> None:
         """Wait before the next try. Raises StorageUnavailable if there is no time left for one."""
         waited_s = time.monotonic() - started
         # Full jitter: processes that were turned away together don't come back together.
-        pause_s = random.uniform(0, min(LONGEST_PAUSE_S, SHORTEST_PAUSE_S * 2 ** (tries - 1)))  # noqa: S311
+        pause_s = random.uniform(0, _longest_pause_s(tries - 1))  # noqa: S311
         # However long the server wants to be left alone, there is one last try at the end of the budget.
         pause_s = max(pause_s, min(retry_after_s(trouble), self._budget_s - waited_s - SHORTEST_PAUSE_S))
         if waited_s + pause_s > self._budget_s:
@@ -105,6 +106,11 @@ class Retrying:
     def _answered(self, place: str, started: float) -> None:
         if self._settings.seen.answer(_store_of(place)):
             self._settings.tell(f"{place} answers again, after {_span(time.monotonic() - started)}")
+
+
+def _longest_pause_s(tries: int) -> float:
+    # After days of trouble two to the power of the tries would be no number any more.
+    return min(LONGEST_PAUSE_S, SHORTEST_PAUSE_S * 2.0 ** min(tries, 32))
 
 
 def _store_of(place: str) -> str:
