@@ -16,15 +16,16 @@ MAX_FUNCTION_LINES = 60
 MAY_IMPORT: dict[str, set[str]] = {
     "errors": set(),
     "crash": set(),
-    "storage": {"errors", "crash"},
+    "threads": set(),
+    "storage": {"errors", "crash", "threads"},
     "rows": {"errors"},
-    "planning": {"rows"},
+    "planning": {"rows", "threads"},
     "job": {"rows", "storage", "planning", "errors"},
     "engines": {"rows", "errors"},
     "sources": {"rows", "storage", "errors"},
     "sinks": {"rows", "sources", "storage", "errors", "crash"},
-    "state": {"rows", "storage", "errors", "crash"},
-    "report": {"state", "rows", "errors"},
+    "state": {"rows", "storage", "errors", "crash", "threads"},
+    "report": {"state", "rows", "errors", "threads"},
     "demo": set(),
     "intake": {"planning", "rows"},
     "flight": {"intake", "engines", "planning", "rows", "state", "errors", "crash"},
@@ -35,10 +36,10 @@ MAY_IMPORT: dict[str, set[str]] = {
         *("rows", "job", "storage", "errors", "crash"),
     },
     "schema": {"job", "storage", "errors"},
-    "cli": {"assemble", "run", "report", "state", "job", "errors", "engines", "schema", "serve"},
+    "cli": {"assemble", "run", "report", "state", "job", "errors", "engines", "schema", "serve", "threads"},
     "serve": {
         *("assemble", "run", "report", "job", "engines", "rows", "state", "sources", "storage", "schema"),
-        *("planning", "errors", "crash"),
+        *("planning", "errors", "crash", "threads"),
     },
     "__main__": {"cli"},
     "__init__": set(),
@@ -204,6 +205,25 @@ def test_files_are_only_published_by_storage() -> None:
                 if any("w" in str(mode) or "a" in str(mode) for mode in modes):
                     writers.add(name)
     assert {name for name in writers if part(name) != "demo"} <= {"xbatch.sinks.building"}
+
+
+BARE = {"Thread", "Timer", "ThreadPoolExecutor"}
+"""What starts threads with an empty context; `xbatch.threads` has their like that take the starter's along."""
+
+
+def test_threads_keep_the_context() -> None:
+    """Every thread runs in a copy of its starter's context, so that it uses the stores as its job was told to."""
+    bare = set()
+    for name, tree in TREES.items():
+        for node in ast.walk(tree):
+            if isinstance(node, ast.Attribute) and node.attr in BARE:
+                bare.add(f"{name}:{node.lineno}")
+            elif isinstance(node, ast.ImportFrom) and node.module in {"threading", "concurrent.futures"}:
+                bare |= {f"{name}:{node.lineno}" for alias in node.names if alias.name in BARE}
+            elif isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute):
+                to_default = node.func.attr == "run_in_executor" and isinstance(node.args[0], ast.Constant)
+                bare |= {f"{name}:{node.lineno}"} if to_default else set()
+    assert {where for where in bare if not where.startswith("xbatch.threads:")} == set()
 
 
 @pytest.mark.parametrize("words", [["--help"], ["--version"], ["run", "--help"], ["validate", "--help"]], ids=" ".join)

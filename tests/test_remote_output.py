@@ -188,17 +188,13 @@ def test_options_reach_every_store(
     assert ids("", bucket.cat_file("data/out.jsonl")) == FIRST
 
 
-def test_options_are_values(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_options_are_values() -> None:
     """Dotted names nest, values are what JSON makes of them, and secrets stay texts."""
-    from xbatch.storage import filesystems
-
-    monkeypatch.setattr(filesystems, "_options", {})
-    storage.set_options({"a.b.c": "1", "a.b.d": "false", "key": "123", "x": '"7"', "y": "plain=text"})
-    expected = {"a": {"b": {"c": 1, "d": False}}, "key": "123", "x": "7", "y": "plain=text"}
-    assert filesystems._options == expected
+    parsed = storage.parse_options({"a.b.c": "1", "a.b.d": "false", "key": "123", "x": '"7"', "y": "plain=text"})
+    assert parsed == {"a": {"b": {"c": 1, "d": False}}, "key": "123", "x": "7", "y": "plain=text"}
     for wrong in ({"a": "1", "a.b": "2"}, {"a.b": "1", "a": "2"}, {"": "1"}, {"a..b": "1"}):
         with pytest.raises(UsageError, match="--storage-option"):
-            storage.set_options(wrong)
+            storage.parse_options(wrong)
 
 
 class _Quiet(SimpleHTTPRequestHandler):

@@ -39,6 +39,12 @@ class StorageError(XbatchError):
     exit_code = ExitCode.STORAGE
 
 
+class PlaceUnusable(StorageError):
+    """An address that can't be used as it is: no such host, or a certificate that is not trusted."""
+
+    exit_code = ExitCode.UNUSABLE
+
+
 class StorageUnavailable(StorageError):
     """A store has not answered for as long as it was waited for; what is settled is kept."""
 

@@ -9,7 +9,7 @@ from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-from xbatch import crash
+from xbatch import crash, storage
 from xbatch.assemble.beginning import Beginning
 from xbatch.assemble.continuing import Continuing
 from xbatch.assemble.course import Course
@@ -21,7 +21,7 @@ from xbatch.assemble.starting import EngineStarter, Starter
 from xbatch.engines.build import build_fake
 from xbatch.errors import EngineError, Interrupted, UsageError, XbatchError
 from xbatch.finish import finish_job
-from xbatch.job.places import Places, find_places
+from xbatch.job.places import Places, find_places, storage_of
 from xbatch.job.spec import JobSpec
 from xbatch.rows.request import ParsedRow
 from xbatch.rows.shard import Shard
@@ -44,6 +44,7 @@ class Job:
     store are read from copies in `scratch`. The event loop is held up by nothing that waits for a disk or a store.
     """
 
+    @storage.own_context
     def __init__(
         self,
         spec: JobSpec,
@@ -56,6 +57,8 @@ class Job:
         *,
         copies: bool = False,
     ) -> None:
+        self._storage = storage_of(spec, tell)
+        storage.use_settings(self._storage)
         self._spec = spec
         self._stop = stop
         self._tell = tell
@@ -87,6 +90,10 @@ class Job:
 
         Raises UsageError, EngineError, StorageError, Interrupted.
         """
+        with storage.using(self._storage):
+            return await self._run()
+
+    async def _run(self) -> dict[str, Any]:
         self._loop = asyncio.get_running_loop()
         await to_thread(self._check)
         if self._spec.extend and self._spec.output is None and not self.state.exists:
@@ -111,8 +118,10 @@ class Job:
             with suppress(OSError):
                 self.state.spool.rmdir()
 
+    @storage.own_context
     def close(self) -> None:
         """End the engine's processes, if there are any, close the inputs, and let others have the job."""
+        storage.use_settings(self._storage)
         if not self._keeps_engine:
             self._starter.close()
         for source in self._sources:
@@ -124,8 +133,10 @@ class Job:
         """Rows are in flight, so stopping means to drain."""
         return self.course.draining_helps
 
+    @storage.own_context
     def leave(self) -> None:
         """As `close`, at once and from any thread, keeping what is settled; the process must end after it."""
+        storage.use_settings(self._storage)
         self._starter.kill()
         if self.course.passes is not None:
             self.course.passes.current.close(LEAVE_S)

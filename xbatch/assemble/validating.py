@@ -6,13 +6,14 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
+from xbatch import storage
 from xbatch.assemble.input import input_files, open_input
 from xbatch.assemble.starting import model_place
 from xbatch.engines.build import build_judge
 from xbatch.engines.judging import Judge, Rendered, Verdict
 from xbatch.errors import UsageError
 from xbatch.job.models import check_names, choose_model
-from xbatch.job.places import inputs_of
+from xbatch.job.places import inputs_of, storage_of
 from xbatch.job.spec import JobSpec
 from xbatch.planning.survey import Survey
 from xbatch.planning.tokens import TokenCounts
@@ -51,6 +52,7 @@ class Validation:
         self._spec = spec
         self._tell = tell
         self._tick = tick
+        storage.use_settings(storage_of(spec, tell))
         inputs, notes = inputs_of(spec)
         for note in notes:
             tell(note)

@@ -18,7 +18,7 @@ from xbatch.assemble.starting import EngineStarter
 from xbatch.errors import ExitCode, Interrupted, StorageError, UsageError
 from xbatch.job.fingerprint import edges
 from xbatch.job.inputs import find_inputs
-from xbatch.job.places import answers_name, is_answers
+from xbatch.job.places import answers_name, is_answers, storage_of
 from xbatch.job.spec import JobSpec
 from xbatch.report.totals import exit_code
 from xbatch.run import Stop
@@ -71,6 +71,7 @@ class Watcher:
         self.seen = Seen()
         self.stop = Stop(spec.drain_s)
         self.job: Job | None = None
+        storage.use_settings(storage_of(spec, tell))
         self._prefix, self._out = _prefixes(spec)
         self._spec = spec
         self._scratch = scratch
@@ -148,6 +149,8 @@ class Watcher:
                     found = storage.stat(uri)
                 except FileNotFoundError:
                     continue
+                except OSError:  # its job will say why it can't be read
+                    found = storage.Stat(0, "")
                 yield Unit(uri, found.size_bytes, found.version)
 
     async def _run(self, unit: Unit) -> bool:

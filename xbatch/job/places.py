@@ -20,6 +20,7 @@ __all__ = [
     "inputs_of",
     "is_answers",
     "state_of",
+    "storage_of",
 ]
 
 STDOUT = "-"
@@ -49,13 +50,16 @@ class Places:
         return replace(self, inputs=[self.inputs[i] for i in order], targets=[self.targets[i] for i in order])
 
 
+def storage_of(spec: JobSpec, tell: Callable[[str], None]) -> storage.StorageSettings:
+    """Return how the stores of a job are reached; `tell` is called when one has to be waited for. Raises UsageError."""
+    return storage.StorageSettings(storage.parse_options(spec.storage_options), spec.storage_timeout, tell)
+
+
 def inputs_of(spec: JobSpec) -> tuple[list[str], list[str]]:
     """Find out which files a job reads, and say what was left out.
 
-    Stores are opened with the job's options from here on. Raises UsageError, or StorageError if a store can't be asked.
+    Raises UsageError, or StorageError if a store can't be asked.
     """
-    storage.set_options(spec.storage_options)
-    storage.set_retry_budget(spec.storage_timeout)
     return find_inputs(spec.inputs, _is_output(spec))
 
 

@@ -11,6 +11,7 @@ from rich.progress import BarColumn, Progress, ProgressColumn, SpinnerColumn, Ta
 from rich.text import Text
 
 from xbatch.state.records import Counts
+from xbatch.threads import Thread
 
 JSON_EVERY_S = 10.0
 BAR_EVERY_S = 0.25
@@ -116,7 +117,7 @@ class Ticker:
         self._progress = progress
         self._every_s = every_s
         self._ended = threading.Event()
-        self._thread = threading.Thread(target=self._tick, name="progress", daemon=True)
+        self._thread = Thread(target=self._tick, name="progress", daemon=True)
         self._thread.start()
 
     def close(self) -> None:

@@ -5,6 +5,7 @@ from pathlib import Path
 
 from xbatch import storage
 from xbatch.assemble.starting import Starter
+from xbatch.job.places import storage_of
 from xbatch.job.spec import JobSpec
 from xbatch.serve.batches import Batches
 from xbatch.serve.batching import batches_router
@@ -31,8 +32,7 @@ class Offline:
         scratch: Path,
         tell: Callable[[str], None],
     ) -> None:
-        storage.set_options(spec.storage_options)
-        storage.set_retry_budget(spec.storage_timeout)
+        storage.use_settings(storage_of(spec, tell))
         store = storage.open_store(settings.files)
         self._threads = StoreThreads(tell)
         batches = Batches(store)

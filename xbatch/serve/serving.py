@@ -6,7 +6,6 @@ import os
 import socket
 import time
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import uvicorn
@@ -26,6 +25,7 @@ from xbatch.serve.page import page_router
 from xbatch.serve.settings import ServeSettings
 from xbatch.serve.sharing import BatchShare
 from xbatch.state.folder import own_home
+from xbatch.threads import Executor
 
 _BACKLOG = 2048
 _THREADS = 32
@@ -104,7 +104,7 @@ class Server:
         self._stop.listen(self._leave)
         # Batches wait for stores in threads, and nobody else should have to wait for one of those.
         threads = _THREADS + 2 * self._settings.max_running_batches
-        asyncio.get_running_loop().set_default_executor(ThreadPoolExecutor(threads))
+        asyncio.get_running_loop().set_default_executor(Executor(threads))
         http = asyncio.create_task(self._http.serve([self._socket]))
         keeping = asyncio.create_task(self._keeper.keep())
         announcing = asyncio.create_task(self._announce())

@@ -17,6 +17,7 @@ from xbatch.state.records import Counts, Record
 from xbatch.state.segments import Settled
 from xbatch.state.shard_log import ShardLog, Strikes
 from xbatch.state.wal import Submission
+from xbatch.threads import Thread
 
 SYNC_S = 0.5
 """A power cut costs at most the outcomes of this time."""
@@ -59,7 +60,7 @@ class Journal:
         self._trouble: XbatchError | None = None
         self._appended_bytes = self._sealed_bytes = 0
         self._threads = [
-            threading.Thread(target=self._guarded, args=(work,), name=f"journal-{name}", daemon=True)
+            Thread(target=self._guarded, args=(work,), name=f"journal-{name}", daemon=True)
             for name, work in (("sync", self._sync), ("seal", self._seal))
         ]
         for thread in self._threads:

@@ -1,6 +1,6 @@
 """Where bytes lie: the only part that knows fsspec, and the only one that publishes."""
 
-from xbatch.storage.filesystems import protocol_of, same_place, set_options
+from xbatch.storage.filesystems import parse_options, protocol_of, same_place
 from xbatch.storage.local import (
     check_writable,
     is_disk_trouble,
@@ -25,7 +25,6 @@ from xbatch.storage.publishing import (
 )
 from xbatch.storage.reading import (
     READ_BUFFER_BYTES,
-    Stat,
     content_stat,
     expand,
     is_folder,
@@ -35,7 +34,8 @@ from xbatch.storage.reading import (
     stat,
 )
 from xbatch.storage.remote import FsspecStore
-from xbatch.storage.retrying import set_retry_budget
+from xbatch.storage.remote_reader import Stat
+from xbatch.storage.settings import StorageSettings, current_settings, own_context, use_settings, using
 from xbatch.storage.store import MAX_BODY_BYTES, Store
 
 __all__ = [
@@ -44,10 +44,12 @@ __all__ = [
     "FsspecStore",
     "LocalStore",
     "Stat",
+    "StorageSettings",
     "Store",
     "check_uri_writable",
     "check_writable",
     "content_stat",
+    "current_settings",
     "exists",
     "expand",
     "is_disk_trouble",
@@ -59,6 +61,8 @@ __all__ = [
     "names_beside",
     "open_read",
     "open_store",
+    "own_context",
+    "parse_options",
     "protocol_of",
     "publish_file",
     "publish_to",
@@ -66,8 +70,6 @@ __all__ = [
     "put_if_absent",
     "remove",
     "same_place",
-    "set_options",
-    "set_retry_budget",
     "size_of",
     "spool",
     "stat",
@@ -75,4 +77,6 @@ __all__ = [
     "sync_file",
     "sync_folder",
     "translated",
+    "use_settings",
+    "using",
 ]

@@ -10,7 +10,9 @@ from typing import Any, TypeVar
 from xbatch.storage.filesystems import connected
 from xbatch.storage.naming import is_temporary_of, temporary_name
 from xbatch.storage.remote import connect, renamed, send_whole, writes_in_place
-from xbatch.storage.retrying import Retrying, Trouble
+from xbatch.storage.retrying import Retrying
+from xbatch.storage.settings import current_settings
+from xbatch.storage.trouble import Trouble, if_there
 
 T = TypeVar("T")
 D = TypeVar("D")
@@ -27,11 +29,12 @@ class RemoteFile:
 
     def __init__(self, uri: str, budget_s: float | None = None) -> None:
         self.uri = uri
-        self._retrying = Retrying(budget_s, self._connect)
+        self._settings = current_settings()
+        self._retrying = Retrying(self._settings, self._connect, budget_s)
         self._fs: Any
         self._path: str
         # Jobs have thousands of files, and to make a file system takes its time.
-        self._retrying.call(uri, lambda: self._connect(fresh=False), {})
+        self._retrying.call(uri, lambda: self._connect(fresh=False), {}, asks=False)
         self._in_place = writes_in_place(self._fs)
 
     @property
@@ -86,7 +89,7 @@ class RemoteFile:
         return self._retrying.call(self.uri, attempt, instead)
 
     def _connect(self, *, fresh: bool = True) -> None:
-        self._fs, self._path = connect(self.uri, _TRIES_OF_A_PART, fresh=fresh)
+        self._fs, self._path = connect(self.uri, self._settings, _TRIES_OF_A_PART, fresh=fresh)
 
     def _send(self, path: Path) -> None:
         if self._in_place:
@@ -101,9 +104,10 @@ class RemoteFile:
     def _touch(self) -> None:
         folder = self._folder
         if self._in_place:
-            if self._fs.isdir(self._path):
+            found = if_there(lambda: self._fs.info(self._path))
+            if found is not None and found["type"] == "directory":
                 raise IsADirectoryError(self._path)
-            while folder and not self._fs.exists(folder):
+            while folder and if_there(partial(self._fs.info, folder)) is None:
                 folder = folder.rpartition("/")[0]
         path = f"{folder}/{temporary_name(self._name)}"
         self._fs.pipe_file(path, secrets.token_bytes(1))
