@@ -184,7 +184,7 @@ def test_variables_in_fields(tmp_path: Path) -> None:
         ("inputs: a\nrequest_timeout: 5q", ["job.yaml:2: request_timeout: '5q' is no duration such as 90m"]),
         ("inputs: a\ndeadline: 2020-01-01T00:00", ["job.yaml:2: deadline: 2020-01-01T00:00 is over"]),
         ("inputs: a\nengine: {name: other}", ["job.yaml:2: engine: there is no engine called 'other'"]),
-        ("inputs: a\nmax_output_file: 0", ["job.yaml:2: max_output_file: should be greater than 0"]),
+        ("inputs: a\nmax_output_file: 0", ["job.yaml:2: max_output_file: should be from 1 byte to 1 EiB, not 0"]),
         ("inputs: a\nrequest: {model: m}", ["job.yaml:2: request: has neither messages nor prompt"]),
         ("inputs: a\nrequest:\n  prompt: '{{ x'", ["job.yaml:2: request: prompt: unexpected end of template"]),
         ("inputs: a\ninputs: b", ["job.yaml:2: inputs stands twice"]),

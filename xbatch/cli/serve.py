@@ -65,14 +65,11 @@ def serve(**options: Any) -> None:
     from xbatch.errors import UsageError
 
     signals.block()
-    terminal, quiet = Terminal(), options.pop("quiet")
+    quiet = options.pop("quiet")
     if missing := [name for name in _NEEDED if find_spec(name) is None]:
-        terminal.leave(2, f"{' and '.join(missing)} not installed: run `pip install 'xbatch[serve]'`")
-    try:
-        settings = _settings(options)
-        spec = _spec(options)
-    except UsageError as e:
-        terminal.leave(e.exit_code, str(e))
+        raise UsageError(f"{' and '.join(missing)} not installed: run `pip install 'xbatch[serve]'`")
+    settings, spec = _settings(options), _spec(options)
+    terminal = Terminal()
     terminal.leave(*run_to_exit(lambda scratch: _serve(spec, settings, scratch, terminal, quiet=quiet)))
 
 
