@@ -4,7 +4,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 import click
 
-from xbatch.cli.words import fields_of, message_list, names, pairs, vllm_flags
+from xbatch.cli.words import fields_of, message_list, names, pairs, refuse_further_names, vllm_flags
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -24,6 +24,7 @@ class _Run(click.Command):
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
         args = ["--retry-failed=retryable" if arg == "--retry-failed" else arg for arg in args]
+        refuse_further_names(ctx, args)
         return super().parse_args(ctx, args)
 
 

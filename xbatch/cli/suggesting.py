@@ -44,7 +44,7 @@ _SHOWN = 60
 def about_command(words: Sequence[str], commands: Sequence[str]) -> str:
     """Say what to write instead of `words`, the first of which names no command."""
     word = words[0]
-    if _is_place(word):
+    if is_place(word):
         return f"there is no command {_quoted(word)}; to answer its rows: {_shown(['run', *words])}"
     meant = _MEANT.get(word.lower()) or next(iter(get_close_matches(word.lower(), commands, 1)), None)
     if meant is None:
@@ -60,7 +60,7 @@ def about_option(error: click.NoSuchOption, words: Sequence[str]) -> str:
     return f"there is no option {_quoted(word)}{next(_ways(word, value, own, error.ctx))}"
 
 
-def about_extra_names(flag: str, first: str, more: str) -> str:
+def about_extra_name(flag: str, first: str, more: str) -> str:
     """Say how a flag that takes one value is given several, which `vllm serve` takes as words behind it."""
     again = f"{flag} {shlex.quote(first)} {flag} {shlex.quote(more)}"
     return f"{_quoted(more)} is no file; a further value of {flag} has its own flag: {again}"
@@ -140,7 +140,7 @@ def _commands_with(word: str, context: click.Context | None) -> list[str]:
     return [name for name in names if word in _options_of(group.get_command(context, name))]
 
 
-def _is_place(word: str) -> bool:
+def is_place(word: str) -> bool:
     """Tell whether a word looks like an input: a file, a URI, a glob, a list, or standard input."""
     return word == "-" or any(mark in word for mark in "./*@") or os.path.exists(word)  # noqa: PTH110 - never raises
 

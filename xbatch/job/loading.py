@@ -144,6 +144,8 @@ def _told(mistake: Any) -> str:
         return f"should be a number or a share such as 1%, not {_shown(mistake['input'])}"
     if mistake["type"].startswith(_BEYOND) and (bounds := _range(str(mistake["loc"][0]))):
         return f"should be {bounds}, not {_shown(mistake['input'])}"
+    if mistake["type"].startswith("byte_size"):
+        return f"should be a size such as 256MiB, not {_shown(mistake['input'])}"
     message = str(mistake["msg"]).removeprefix("Value error, ").removeprefix("Input ").replace("dictionary", "mapping")
     given = mistake["input"]
     return (

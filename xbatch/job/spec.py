@@ -179,6 +179,8 @@ class JobSpec(BaseModel):
     def _are_some(cls, given: list[str]) -> list[str]:
         if not given:
             raise ValueError("give files, globs, folders or URIs")
+        if not all(map(str.strip, given)):
+            raise ValueError("an input has an empty name: a variable may not be set")
         return given
 
     @field_validator("inputs", "output", "errors", "state", "model", "lora_modules", "storage_options", "engine")
