@@ -53,7 +53,7 @@ def _run(command: click.Command, words: Sequence[str] | None) -> tuple[int, str 
 
     given = list(sys.argv[1:] if words is None else words)
     try:
-        code = command.main(given, standalone_mode=False)
+        code = command.main(given, prog_name="xbatch", standalone_mode=False)
         sys.stdout.flush()
     except click.ClickException as e:
         _show(e, given)

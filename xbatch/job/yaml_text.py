@@ -88,8 +88,8 @@ class YamlText:
     """
 
     def __init__(self, text: str, environment: Mapping[str, str]) -> None:
-        loader = _Loader(text, environment)
         try:
+            loader = _Loader(text, environment)
             self._node = loader.get_single_node()
             if self._node is not None:
                 _count_values(self._node, {})

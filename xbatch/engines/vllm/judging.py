@@ -63,18 +63,25 @@ class VllmJudge:
             if hasattr(made, "error"):
                 return _refusal(refusals.refuse(made))
             parts = made if isinstance(made, list) else [made]
-            for part in () if beams else parts:
-                self._verify(part.sampling_params)
+            for part in parts:
+                self._verify(part, beams=beams)
+            prompts = tuple(array("I", part.token_ids).tobytes() for part in parts)
         except Exception as e:  # noqa: BLE001 - vLLM's server answers any exception with an error body
             return _refusal(refusals.refuse_exception(e))
-        prompts = tuple(array("I", part.token_ids).tobytes() for part in parts)
         answers = sum(part.sampling_params.max_tokens * part.sampling_params.n for part in parts)
         return Rendered(prompts, answers)
 
-    def _verify(self, params: Any) -> None:
-        """As the engine does before it takes a request in. Raises what vLLM raises."""
+    def _verify(self, part: Any, *, beams: bool) -> None:
+        """Check a rendered prompt and its parameters as the engine does before it takes a request in.
+
+        Raises what vLLM raises.
+        """
+        if hasattr(self._renderer, "validate_token_ids"):
+            self._renderer.validate_token_ids(part.token_ids)
+        if beams:
+            return
         config = self._config
-        params.verify(
+        part.sampling_params.verify(
             config.model_config,
             config.speculative_config,
             config.structured_outputs_config,

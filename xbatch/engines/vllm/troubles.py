@@ -33,7 +33,7 @@ def translated(what: str) -> Iterator[None]:
         if isinstance(e, _MISFIT) and (other := other_version()) is not None:
             raise EngineError(f"{other} ({first_line(e)})") from e
         if isinstance(e, _NOT_OF_SETTINGS) and not isinstance(e, RecursionError):
-            raise EngineError(f"{what}: {because(e)}") from e
+            raise EngineError(f"vLLM can't work here: {because(e)}; `xbatch doctor` tells more") from e
         raise UsageError(f"{what}: {first_line(e)}") from e
 
 
@@ -49,7 +49,8 @@ def first_line(error: Exception) -> str:
     """An exception in one line."""
     text = error.errors()[0]["msg"] if isinstance(error, ValidationError) else str(error)
     text = text.strip().removeprefix("Value error, ") or type(error).__name__
-    return text.splitlines()[0]
+    first, *rest = text.splitlines()
+    return f"{first} {rest[0].strip()}" if first.endswith(":") and rest else first
 
 
 def other_version() -> str | None:
@@ -57,7 +58,7 @@ def other_version() -> str | None:
     for engine in inspect_engine().engines:
         if not is_supported(engine):
             wanted = supported_versions(engine.name)
-            install = f"pip install '{engine.name}{wanted}'"
+            install = f"pip install '{engine.name}{','.join(sorted(map(str, wanted or ()), reverse=True))}'"
             return f"{engine.name} {engine.version} is installed, and xbatch works with {_range_of(wanted)}: {install}"
     return None
 
