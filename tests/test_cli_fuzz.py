@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 from xbatch.cli import COMMANDS, group
 from xbatch.job.spec import JobSpec
 
-EXAMPLES = int(os.environ.get("XBATCH_FUZZ_EXAMPLES", "60"))
+EXAMPLES = int(os.environ.get("XBATCH_FUZZ_EXAMPLES", "25"))
 ROWS = [{"custom_id": f"r{i}", "model": "m", "prompt": f"text {i}"} for i in range(3)]
 FAKE = ("--engine", "fake")
 LAST: dict[str, tuple[str, ...]] = {

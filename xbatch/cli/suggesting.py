@@ -3,7 +3,7 @@
 import json
 import os
 import shlex
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from difflib import SequenceMatcher, get_close_matches
 
 import click
@@ -82,21 +82,21 @@ def _ways(word: str, value: str | None, own: list[str], context: click.Context |
         yield f", but vLLM has such a setting: write --engine-arg {_argument(word, name, value)}"
     if others := _commands_with(word, context):
         yield f"; {word} is an option of {' and '.join(f'xbatch {each}' for each in others)}"
-    field, near = (
-        next(iter(get_close_matches(given, known, 1)), "") for given, known in ((name, _IN_BODIES), (word, own))
-    )
-    if field and _likeness(name, field) >= _likeness(word, near):
-        yield f"; {field} stands in the body of each row, or under `request:` in a job file"
-    if near:
-        yield f"; did you mean {near}?"
-    if close := get_close_matches(name, SWITCHES | VALUES, 1):
-        yield f"; did you mean --engine-arg {_argument(close[0], close[0], value)}, a setting of vLLM?"
+    field, near, theirs = (_nearest(name, _IN_BODIES), _nearest(word, own), _nearest(name, SWITCHES | VALUES))
+    if field[1] and field[0] >= max(near[0], theirs[0]):
+        yield f"; {field[1]} stands in the body of each row, or under `request:` in a job file"
+    if near[1] and near[0] >= theirs[0]:
+        yield f"; did you mean {near[1]}?"
+    if theirs[1] and "--engine-arg" in own:
+        yield f"; did you mean --engine-arg {_argument(theirs[1], theirs[1], value)}, a setting of vLLM?"
     setting = f"; a setting of vLLM is given by --engine-arg {name}=VALUE" if "--engine-arg" in own else ""
     yield f"; xbatch {command} --help lists the options{setting}"
 
 
-def _likeness(word: str, known: str) -> float:
-    return SequenceMatcher(None, word, known).ratio()
+def _nearest(word: str, known: Collection[str]) -> tuple[float, str]:
+    """The known word that is most like another, and how like, from 0 to 1; an empty one if none is."""
+    close = get_close_matches(word, sorted(known), 1)
+    return (SequenceMatcher(None, close[0], word).ratio(), close[0]) if close else (0.0, "")
 
 
 def _setting(word: str) -> str:

@@ -64,7 +64,10 @@ class _Loader(yaml.SafeLoader):
         return super().construct_mapping(node, deep=True)
 
     def construct_yaml_str(self, node: yaml.ScalarNode) -> str:
-        return filled_in(str(self.construct_scalar(node)), self.environment, _line(node))
+        text = str(self.construct_scalar(node))
+        if any("\ud800" <= character <= "\udfff" for character in text):
+            raise BadYaml("half of a character, which no text can have", _line(node))
+        return filled_in(text, self.environment, _line(node))
 
     def construct_yaml_int(self, node: yaml.ScalarNode) -> int:
         text = str(self.construct_scalar(node))
