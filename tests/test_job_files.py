@@ -430,3 +430,10 @@ def test_ranges(field: str, value: Any) -> None:
     """Numbers that no job can mean are refused, and the sentence names the field."""
     with pytest.raises(UsageError, match=f"^--{field.replace('_', '-')}: "):
         load_job({"inputs": ["in.jsonl"], field: value})
+
+
+@pytest.mark.parametrize("given", [{"model": "\udcff"}, {"engine": {"a": "\udcff"}}, {"request": {"prompt": "\udcff"}}])
+def test_bytes_that_are_no_text(given: dict[str, Any]) -> None:
+    """Words that are no UTF-8 can be the names of files, and nothing else."""
+    with pytest.raises(UsageError, match="holds bytes that are no text in UTF-8"):
+        load_job({"inputs": ["in.jsonl"], **given})

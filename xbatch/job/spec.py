@@ -190,6 +190,15 @@ class JobSpec(BaseModel):
             raise ValueError("holds a NUL character, which no name can have")
         return given
 
+    @field_validator("model", "served_model_name", "lora_modules", "storage_options", "engine", "request", "columns")
+    @classmethod
+    def _is_text(cls, given: Any) -> Any:
+        try:
+            json.dumps(given, ensure_ascii=False).encode()
+        except UnicodeEncodeError:
+            raise ValueError("holds bytes that are no text in UTF-8") from None
+        return given
+
     @field_validator("max_failures")
     @classmethod
     def _is_a_share(cls, given: str) -> str:
