@@ -286,6 +286,7 @@ def test_tokens_of_vllm(tmp_path: Path) -> None:
         json.dumps({"model": "demo", "prompt": "a", "logprobs": 1000}),
         json.dumps({"model": "demo", "prompt": "a", "max_tokens": 100_000}),
         "nonsense",
+        json.dumps({"model": "demo", "prompt": [4294967296]}),
     )
     told, totals, code = found(tmp_path, "in.jsonl", "--tokens", "--model", "demo")
     assert code == 1
@@ -297,7 +298,9 @@ def test_tokens_of_vllm(tmp_path: Path) -> None:
         (6, "invalid_request", 400),
         (7, "invalid_request", 400),
         (8, "invalid_json_line", None),
+        (9, "invalid_request", 400),
     ]
+    assert "out of vocabulary" in told[-1]["message"]
     assert "maximum context length" in told[0]["message"]
     assert "valid number" in told[1]["message"]
     assert "`other` does not exist" in told[2]["message"]

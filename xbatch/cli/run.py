@@ -4,7 +4,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 import click
 
-from xbatch.cli.words import fields_of, message_list, names, pairs, vllm_flags
+from xbatch.cli.words import fields_of, message_list, names, pairs, refuse_further_names, vllm_flags
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -24,6 +24,7 @@ class _Run(click.Command):
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
         args = ["--retry-failed=retryable" if arg == "--retry-failed" else arg for arg in args]
+        refuse_further_names(ctx, args)
         return super().parse_args(ctx, args)
 
 
@@ -92,13 +93,15 @@ def run(**options: Any) -> None:
     from xbatch.cli import signals
     from xbatch.cli.ending import run_to_exit
     from xbatch.cli.terminal import Terminal
+    from xbatch.job.loading import load_job
 
     signals.block()
-    terminal = Terminal()
     quiet, print_job = options.pop("quiet"), options.pop("print_job")
-    spec = _spec(options, terminal)
+    spec = load_job(fields_of(options))
+    terminal = Terminal()
     if print_job:
         _print_job(spec, terminal)
+    check_streams(spec)
     terminal.leave(*run_to_exit(lambda scratch: _answer(spec, scratch, terminal, quiet=quiet)))
 
 
@@ -112,14 +115,21 @@ def options_of_run(wanted: "Callable[[str], bool]") -> "Callable[[click.Command]
     return share
 
 
-def _spec(options: dict[str, Any], terminal: "Terminal") -> "JobSpec":
-    from xbatch.errors import UsageError
-    from xbatch.job.loading import load_job
+def check_streams(spec: "JobSpec", *, writes: bool = True) -> None:
+    """Check that standard input and output are there if the job reads the one or, if it `writes`, the other.
 
-    try:
-        return load_job(fields_of(options))
-    except UsageError as e:
-        terminal.leave(e.exit_code, str(e))
+    Raises UsageError.
+    """
+    from xbatch.cli.guard import is_closed
+    from xbatch.errors import UsageError
+    from xbatch.job.inputs import STDIN
+    from xbatch.job.places import STDOUT
+
+    if STDIN in spec.inputs and is_closed("stdin"):
+        raise UsageError("standard input is closed, so - can't be read")
+    to_stdout = spec.output == STDOUT or (spec.output is None and spec.inputs == [STDIN])
+    if writes and to_stdout and is_closed("stdout"):
+        raise UsageError("standard output is closed: say by -o where the output should go")
 
 
 def _print_job(spec: "JobSpec", terminal: "Terminal") -> NoReturn:

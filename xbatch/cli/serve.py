@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from xbatch.cli.run import options_of_run
+from xbatch.cli.run import options_of_run, run
 from xbatch.cli.words import fields_of, vllm_names
 
 if TYPE_CHECKING:
@@ -28,8 +28,18 @@ _OF_SERVER = (
 )
 
 
+class _Serve(type(run)):  # type: ignore[misc] # its class has no public name
+    """Says how the model is named, which `vllm serve` takes as a plain word."""
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        if args and not args[0].startswith("-"):
+            ctx.fail(f"the model is named by -m: xbatch serve -m {args[0]}")
+        words: list[str] = super().parse_args(ctx, args)
+        return words
+
+
 @options_of_run(lambda name: name in _OF_JOBS | vllm_names())
-@click.command()
+@click.command(cls=_Serve)
 @click.option("-m", "--model", required=True, metavar="MODEL", help="A name or folder of a model, or demo.")
 @click.option("--host", default="127.0.0.1", show_default=True, help="Address to listen at.")
 @click.option("--port", default=8000, show_default=True, help="Port to listen at; 0 for any that is free.")
@@ -65,14 +75,11 @@ def serve(**options: Any) -> None:
     from xbatch.errors import UsageError
 
     signals.block()
-    terminal, quiet = Terminal(), options.pop("quiet")
+    quiet = options.pop("quiet")
     if missing := [name for name in _NEEDED if find_spec(name) is None]:
-        terminal.leave(2, f"{' and '.join(missing)} not installed: run `pip install 'xbatch[serve]'`")
-    try:
-        settings = _settings(options)
-        spec = _spec(options)
-    except UsageError as e:
-        terminal.leave(e.exit_code, str(e))
+        raise UsageError(f"{' and '.join(missing)} not installed: run `pip install 'xbatch[serve]'`")
+    settings, spec = _settings(options), _spec(options)
+    terminal = Terminal()
     terminal.leave(*run_to_exit(lambda scratch: _serve(spec, settings, scratch, terminal, quiet=quiet)))
 
 

@@ -11,8 +11,7 @@ if TYPE_CHECKING:
 @click.command()
 @click.argument("output", metavar="OUTPUT")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
-@click.pass_context
-def status(context: click.Context, *, output: str, as_json: bool) -> None:
+def status(*, output: str, as_json: bool) -> None:
     """Tell where a job stands, from its state alone.
 
     OUTPUT is the job's output, its state folder or URI, or its only input. Works while the job runs and after it; exits
@@ -22,19 +21,14 @@ def status(context: click.Context, *, output: str, as_json: bool) -> None:
 
     from rich.console import Console
 
-    from xbatch.errors import ExitCode, XbatchError
+    from xbatch.errors import UsageError
     from xbatch.report.closing import show_standing
     from xbatch.state.standing import look
 
-    try:
-        folder = _find(output)
-        if folder is None:
-            click.echo(f"xbatch: no job has begun for {output}", err=True)
-            context.exit(ExitCode.UNUSABLE)
-        standing: dict[str, Any] = look(folder)
-    except XbatchError as e:
-        click.echo(f"xbatch: {e}", err=True)
-        context.exit(e.exit_code)
+    folder = _find(output)
+    if folder is None:
+        raise UsageError(f"no job has begun for {output}")
+    standing: dict[str, Any] = look(folder)
     if as_json:
         click.echo(json.dumps(standing, indent=2))
     else:

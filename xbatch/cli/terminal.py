@@ -18,9 +18,11 @@ class Terminal:
     """
 
     def __init__(self) -> None:
-        sys.stdout.flush()
-        sys.stderr.flush()
-        self.err: TextIO = _Unheard(os.fdopen(os.dup(2), "wb", buffering=0), encoding="utf-8", write_through=True)
+        for stream in (sys.stdout, sys.stderr):
+            with suppress(OSError, ValueError):
+                stream.flush()
+        err = os.fdopen(os.dup(2), "wb", buffering=0)
+        self.err: TextIO = _Unheard(err, encoding="utf-8", errors="backslashreplace", write_through=True)
         self.out: BinaryIO = os.fdopen(os.dup(1), "wb")
         self._leaving = threading.Lock()
 

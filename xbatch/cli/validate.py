@@ -4,7 +4,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from xbatch.cli.run import options_of_run
+from xbatch.cli.run import check_streams, options_of_run, run
 from xbatch.cli.words import fields_of, vllm_names
 
 if TYPE_CHECKING:
@@ -19,7 +19,7 @@ _OF_RUN = {
 
 
 @options_of_run(lambda name: name in _OF_RUN | vllm_names())
-@click.command()
+@click.command(cls=type(run))
 @click.argument("inputs", nargs=-1, required=True, metavar="INPUT...")
 @click.option("--tokens", is_flag=True, help="Judge bodies as vLLM does, and count tokens; no engine is started.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object a problem, then one with the totals.")
@@ -44,13 +44,12 @@ def validate(*, tokens: bool, as_json: bool, max_problems: int, **options: Any) 
     """  # noqa: D301 - click takes the control character for a paragraph to be kept
     import signal
 
+    from xbatch.cli.ending import to_exit
     from xbatch.cli.terminal import Terminal
 
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     terminal, quiet = Terminal(), options.pop("quiet")
     try:
-        from xbatch.cli.ending import to_exit
-
         ended = to_exit(
             lambda scratch: _validate(
                 fields_of(options), scratch, terminal, tokens=tokens, quiet=quiet, as_json=as_json, most=max_problems
@@ -72,6 +71,7 @@ def _validate(
     from xbatch.report.validation import Looking, Printer, show_totals
 
     spec = load_job(given)
+    check_streams(spec, writes=False)
     console, looking = Console(file=terminal.err, highlight=False), Looking(terminal.err)
 
     def tell(text: str) -> None:

@@ -42,11 +42,12 @@ def watch(settle: str, every: str, *, once: bool, **options: Any) -> None:
     from xbatch.job.loading import load_job
 
     signals.block()
-    terminal, quiet = Terminal(), options.pop("quiet")
+    spec, quiet = load_job(fields_of(options)), options.pop("quiet")
     try:
-        spec, times = load_job(fields_of(options)), (seconds(settle), seconds(every))
-    except (UsageError, ValueError) as e:
-        terminal.leave(2, str(e))
+        times = seconds(settle), seconds(every)
+    except ValueError as e:
+        raise UsageError(f"--settle, --every: {e}") from None
+    terminal = Terminal()
     terminal.leave(*run_to_exit(lambda scratch: _watch(spec, scratch, terminal, times, quiet=quiet, once=once)))
 
 

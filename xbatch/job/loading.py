@@ -20,6 +20,12 @@ Path: TypeAlias = tuple[int | str, ...]
 
 _MERGED = ("engine", "lora_modules", "storage_options", "request")
 _MESSAGES = "messages"
+_LARGEST = 1 << 20
+"""Bytes that a job file may have."""
+_SHOWN = 80
+"""Characters of a wrong value that are shown."""
+_BEYOND = ("greater_than", "less_than", "finite_number")
+"""What pydantic's types of error begin with where a number is out of its range."""
 _TYPE = re.compile(r"(str|int|float|bool|list|dict|function|constrained)\b")
 _SECRET = re.compile("key|secret|token|password|passphrase|credential|connection_string", re.IGNORECASE)
 _ENGINE_SECRET = re.compile("^(hf_token|api_key)$")
@@ -62,9 +68,14 @@ def read_job_file(path: str, environment: Mapping[str, str] = os.environ) -> Yam
 
     Raises UsageError.
     """
+    if storage.is_local(path) and (place := storage.local_path(path)).exists() and not place.is_file():
+        raise UsageError(f"{path}: not a file, so it can't be a job file")
     try:
         with storage.open_read(path) as file:
-            return YamlText(file.read().decode(), environment)
+            text = file.read(_LARGEST + 1)
+        if len(text) > _LARGEST:
+            raise UsageError(f"{path}: larger than {_LARGEST:,} bytes, so it can't be a job file")
+        return YamlText(text.decode(), environment)
     except BadYaml as e:
         raise UsageError(f"{path}:{e.line}: {e}" if e.line else f"{path}: {e}") from None
     except UnicodeDecodeError as e:
@@ -105,7 +116,7 @@ def _overridden(fields: dict[str, Any], given: dict[str, Any]) -> dict[str, Any]
 
 def _checked(fields: dict[str, Any], place: Callable[[Path], tuple[int, str]]) -> JobSpec:
     try:
-        return JobSpec(**fields)
+        return JobSpec.model_validate(fields)
     except ValidationError as e:
         mistakes: dict[tuple[int, str], str] = {}  # of several for one value, as a union has them, the first is told
         for each in e.errors():
@@ -130,7 +141,31 @@ def _told(mistake: Any) -> str:
     if mistake["loc"] == ("inputs",) and mistake["type"] == "missing":
         return "give files, globs, folders or URIs"
     if mistake["type"] == "string_pattern_mismatch":
-        return f"should be a number or a share such as 1%, not {mistake['input']!r}"
+        return f"should be a number or a share such as 1%, not {_shown(mistake['input'])}"
+    if mistake["type"].startswith(_BEYOND) and (bounds := _range(str(mistake["loc"][0]))):
+        return f"should be {bounds}, not {_shown(mistake['input'])}"
+    if mistake["type"].startswith("byte_size"):
+        return f"should be a size such as 256MiB, not {_shown(mistake['input'])}"
     message = str(mistake["msg"]).removeprefix("Value error, ").removeprefix("Input ").replace("dictionary", "mapping")
     given = mistake["input"]
-    return f"{message}, not {given!r}" if message.startswith("should") and not isinstance(given, dict) else message
+    return (
+        f"{message}, not {_shown(given)}" if message.startswith("should") and not isinstance(given, dict) else message
+    )
+
+
+def _range(name: str) -> str:
+    """The range of a field that is a number, in words; empty if it has none."""
+    found: dict[str, float] = {}
+    for each in JobSpec.model_fields[name].metadata if name in JobSpec.model_fields else ():
+        found |= {bound: value for bound in ("ge", "le") if (value := getattr(each, bound, None)) is not None}
+    if not {"ge", "le"} <= found.keys():
+        return ""
+    return f"from {found['ge']:,} to {found['le']:,}"
+
+
+def _shown(value: Any) -> str:
+    try:
+        text = repr(value)
+    except ValueError:  # Python writes no integers of thousands of digits
+        return "a number of thousands of digits"
+    return text if len(text) <= _SHOWN else f"{text[:_SHOWN]}…"

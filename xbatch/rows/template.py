@@ -82,8 +82,18 @@ class RequestTemplate:
 
     def __init__(self, spec: Mapping[str, Any]) -> None:
         environment = _Environment()
-        self._part = _compile(environment, dict(spec), "", text_only=False)
-        names = frozenset().union(*(meta.find_undeclared_variables(environment.parse(text)) for text in _texts(spec)))
+        try:
+            self._part = _compile(environment, dict(spec), "", text_only=False)
+            parsed = map(environment.parse, _texts(spec))
+            names = frozenset().union(*(meta.find_undeclared_variables(tree) for tree in parsed))
+        except UsageError:
+            raise
+        except (RecursionError, MemoryError):
+            raise UsageError("the template is nested too deeply") from None
+        except (
+            Exception
+        ) as e:  # what Python says of the code that Jinja2 makes, such as of too many loops in each other
+            raise UsageError(f"the template can't be used: {e}") from e
         self.columns: frozenset[str] = frozenset() if _ROW in names else names
         """The columns that the templates name; none if they may look at all of them."""
 

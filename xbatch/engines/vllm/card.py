@@ -1,9 +1,6 @@
 """What a model is and can do, from its configuration, its tokenizer and the settings of the engine."""
 
 import contextlib
-import json
-import math
-import struct
 from argparse import Namespace
 from pathlib import Path
 from typing import Any
@@ -15,6 +12,7 @@ from vllm.tokenizers import cached_tokenizer_from_config
 
 from xbatch.engines import ModelCard
 from xbatch.engines.vllm.versions import load_chat_template
+from xbatch.engines.vllm.weights import count_parameters
 
 
 def make_card(args: Namespace, config: Any) -> ModelCard:
@@ -52,19 +50,3 @@ def _variables(template: str) -> set[str]:
     with contextlib.suppress(jinja2.TemplateError):
         return set(jinja2.meta.find_undeclared_variables(jinja2.Environment(autoescape=False).parse(template)))  # noqa: S701 - nothing is rendered
     return set()
-
-
-def count_parameters(folder: Path) -> int | None:
-    """The numbers in a model's weights; None where they are no safetensors in a folder.
-
-    Format: safetensors, whose header holds the shape of each tensor.
-    """
-    total = 0
-    for file in folder.glob("*.safetensors"):
-        try:
-            with file.open("rb") as weights:
-                header = json.loads(weights.read(*struct.unpack("<Q", weights.read(8))))
-            total += sum(math.prod(tensor["shape"]) for name, tensor in header.items() if name != "__metadata__")
-        except (OSError, ValueError, KeyError, struct.error):
-            return None
-    return total or None
