@@ -169,7 +169,8 @@ class Pursuit:
             starter = PatientStarter(starter_of(serving, standing, begun), stop, self._check_open)
             spec = spec_of(serving, standing, begun)
             finalize = partial(note_finalizing, serving, self.batch)
-            make = partial(Job, spec, scratch, stop, self._tell, starter=starter, before_output=finalize, copies=True)
+            wishes: dict[str, Any] = {"before_output": finalize, "copies": True, "refuses": False}
+            make = partial(Job, spec, scratch, stop, self._tell, starter=starter, **wishes)
             self._job = await to_thread(make)
             running = asyncio.create_task(self._job.run())
             await self._watch(running, stop, early=standing.early is not None)
