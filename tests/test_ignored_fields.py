@@ -11,12 +11,12 @@ import pytest
 
 from xbatch.assemble.indexing import Indexing
 from xbatch.errors import UsageError
-from xbatch.job.body_notes import check_needs, ignored_sentence
+from xbatch.job.body_notes import check_abilities, check_needs, ignored_sentence
 from xbatch.job.spec import JobSpec
 from xbatch.planning.body_notes import MAX_NAMES, MAX_SHAPES, BodyNotes
 from xbatch.planning.index import Index
 from xbatch.rows.known_fields import HARMLESS, hint
-from xbatch.rows.needs import EMBEDS, LENGTH, LOGPROBS, TEMPLATE, TOOLS, Allowed, unmet_need
+from xbatch.rows.needs import CHATS, EMBEDS, LENGTH, LOGPROBS, MEDIA, TEMPLATE, TOOLS, Allowed, unmet_need
 from xbatch.rows.request import CHAT, COMPLETIONS, Request
 from xbatch.rows.row import Row
 from xbatch.sources.opening import SourceOptions, open_source
@@ -310,6 +310,42 @@ def test_models_that_need_no_parser(
             check_needs(notes, 1, str(tmp_path), settings)
     else:
         assert check_needs(notes, 1, str(tmp_path), settings) is None
+
+
+IMAGE = chat(
+    messages=[{"role": "user", "content": [{"type": "text", "text": "hi"}, {"type": "image_url", "image_url": {}}]}]
+)
+TEXTS = chat(messages=[{"role": "user", "content": [{"type": "text", "text": "hi"}]}])
+
+
+@pytest.mark.parametrize(
+    ("bodies", "unable", "refused", "said"),
+    [
+        ([chat(), TEXTS], (CHATS,), "no chat template", None),
+        ([chat(), TEXTS], (MEDIA,), None, None),
+        ([IMAGE, IMAGE], (MEDIA,), "takes texts only", None),
+        ([chat(), IMAGE, chat()], (MEDIA,), None, "1 row (in.jsonl:2) asks for an answer to media"),
+        ([chat(), {"prompt": "p"}, IMAGE], (CHATS,), None, "2 rows (first in.jsonl:1) ask for a chat"),
+        ([IMAGE], (), None, None),
+        ([{"prompt": "p"}], (CHATS, MEDIA), None, None),
+    ],
+)
+def test_what_a_model_is_unable_to_do(
+    bodies: list[dict[str, Any]], unable: tuple[str, ...], refused: str | None, said: str | None
+) -> None:
+    """A job is refused if the model can answer none of its rows; if it can't answer some of them, that is told."""
+    notes = BodyNotes()
+    for n, body in enumerate(bodies):
+        endpoint = CHAT if "messages" in body else COMPLETIONS
+        notes.take(Request(n, f"id-{n}", endpoint, body, 0), Row(n, "in.jsonl:", n + 1, 0, b"", 0))
+    if refused is not None:
+        with pytest.raises(UsageError, match=refused):
+            check_abilities(notes, len(bodies), unable)
+    elif (told := check_abilities(notes, len(bodies), unable)) is not None:
+        assert said is not None
+        assert said in told
+    else:
+        assert said is None
 
 
 def test_a_servers_batch_is_answered_row_by_row(tmp_path: Path) -> None:

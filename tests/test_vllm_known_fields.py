@@ -1,14 +1,16 @@
 """The lists of fields and needs that xbatch keeps without importing vLLM, compared with vLLM itself."""
 
 import json
+import shutil
 import subprocess
 import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
-from test_ignored_fields import FIVE, NEEDS, write, xbatch
+from test_ignored_fields import FIVE, IMAGE, NEEDS, chat, write, xbatch
 
+from xbatch.demo import MODEL_PATH
 from xbatch.rows import known_fields
 from xbatch.rows.request import CHAT
 
@@ -77,3 +79,15 @@ def test_vllm_refuses_what_is_called_refused(tmp_path: Path) -> None:
     assert [problem["line"] for problem in problems] == expected, done.stderr
     assert f"vLLM will refuse {len(expected)} rows" in done.stderr
     assert [each["name"] for each in totals["ignored_fields"]][-1] == "temprature"
+
+
+def test_a_model_that_can_answer_no_row_is_not_loaded(tmp_path: Path) -> None:
+    """Chats for a model without a chat template end with exit 2 and the flag that helps, and leave nothing behind."""
+    model = tmp_path / "bare"
+    shutil.copytree(MODEL_PATH, model, ignore=shutil.ignore_patterns("chat_template*"))
+    write(tmp_path / "in.jsonl", chat(), IMAGE)
+    done = xbatch(tmp_path, "run", "in.jsonl", "--model", "./bare", "--served-model-name", "demo")
+    assert done.returncode == 2, done.stderr
+    assert "every row asks for a chat" in done.stderr
+    assert "--chat-template" in done.stderr
+    assert sorted(each.name for each in tmp_path.iterdir()) == ["bare", "in.jsonl"]

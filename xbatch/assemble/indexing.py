@@ -2,11 +2,11 @@
 
 import asyncio
 import functools
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 
 from xbatch.assemble.starting import model_place
 from xbatch.engines.build import vllm_name
-from xbatch.job.body_notes import allowed_by, check_needs, ignored_sentence
+from xbatch.job.body_notes import allowed_by, check_abilities, check_needs, ignored_sentence
 from xbatch.job.models import check_names, choose_model
 from xbatch.job.spec import JobSpec
 from xbatch.planning.body_notes import BodyNotes
@@ -39,6 +39,7 @@ class Indexing:
         self.blank_lines = 0
         """Of all inputs; known once the index is complete."""
         self._tell = tell
+        self._refuses = refuses
         self._told: set[str] = set()
         """Names of ignored fields that the user has been told."""
         self._told_rows = 0
@@ -80,8 +81,8 @@ class Indexing:
             self._tell_ignored("so far, ")
         return choose_model(self._spec.model, dict(self.index.models))
 
-    async def complete(self) -> None:
-        """Wait until every row was looked at.
+    async def complete(self, unable: Collection[str] = ()) -> None:
+        """Wait until every row was looked at; `unable` names what the model refuses.
 
         Raises UsageError if none of them can be answered by the model.
         """
@@ -89,6 +90,9 @@ class Indexing:
             await asyncio.to_thread(self._pass.wait)
             self.blank_lines = sum(source.blank_lines for source in self._sources.values())
         self._check_rows()
+        told = check_abilities(self.index.notes, self._sendable, unable if self._refuses else ())
+        if told is not None:
+            self._tell(told)
 
     def plan(self) -> Plan:
         """The plan, once the index is complete."""
@@ -100,6 +104,11 @@ class Indexing:
         }
         return Plan(self.index.shards, facts)
 
+    @property
+    def _sendable(self) -> int:
+        """Rows that can be sent."""
+        return self.index.rows - self.index.rejected
+
     def _check_rows(self) -> None:
         """Tell what is to be said about the rows, once all were looked at.
 
@@ -109,9 +118,8 @@ class Indexing:
         model = choose_model(spec.model, self.index.models)
         check_names({model or "", *spec.served_model_name, *spec.lora_modules}, self.index.models)
         self._tell_ignored("in all, " if self._told else "")
-        sendable = self.index.rows - self.index.rejected
         if model is not None and not self._needs_told:
-            refused = check_needs(notes, sendable, model_place(model), spec.engine_args)
+            refused = check_needs(notes, self._sendable, model_place(model), spec.engine_args)
             if refused is not None:
                 self._tell(refused)
                 self._needs_told = True

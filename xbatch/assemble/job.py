@@ -162,7 +162,8 @@ class Job:
         if job is None or self.course.passes is None or not self.course.passes.complete:
             model = await to_thread(self._indexing.choose_model)
             async with self._loading(model) as loading:
-                await self._indexing.complete()
+                engine = self._starter.engine
+                await self._indexing.complete(engine.card.unable if engine else ())
                 self._tell_rows()
                 job = await to_thread(self._beginning.begin, model)
                 await self._answer(job, loading)

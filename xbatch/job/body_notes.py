@@ -1,7 +1,7 @@
 """What users are told about fields that the engine ignores, and about requests that its settings do not allow."""
 
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -28,6 +28,11 @@ _WORDS = {
     needs.LENGTH: "more tokens than --max-model-len allows: raise it, or lower max_tokens in the rows",
 }
 """By need, what rows ask for and what to do about it."""
+_MODELS_WORDS = {
+    needs.CHATS: "a chat, and the model has no chat template: give one by --chat-template, or send prompts",
+    needs.MEDIA: "an answer to media, and the model takes texts only: give one that takes them by --model",
+}
+"""By need, what rows ask for that the model can't do."""
 
 
 def allowed_by(spec: JobSpec) -> Allowed | None:
@@ -72,6 +77,22 @@ def check_needs(notes: BodyNotes, sendable: int, model: str, args: Mapping[str, 
         raise UsageError(f"every row asks for something that the settings do not allow: {told}")
     which = "which asks" if rows == 1 else "which ask"
     return f"vLLM will refuse {_plural(rows)}, {which} for what the settings do not allow: {told}"
+
+
+def check_abilities(notes: BodyNotes, sendable: int, unable: Collection[str]) -> str | None:
+    """Say which rows the model itself is `unable` to answer; None if there are none.
+
+    `sendable` rows can be sent at all. Raises UsageError if it is unable to answer every one of them.
+    """
+    wanting = {needs.MEDIA: notes.media}
+    if notes.first_chat is not None:
+        wanting[needs.CHATS] = Noted(sendable - notes.completions, notes.first_chat)
+    found = {need: noted for need, noted in wanting.items() if noted is not None and need in unable}
+    for need, noted in found.items():
+        if noted.rows == sendable:
+            raise UsageError(f"every row asks for {_MODELS_WORDS[need]} (first: {noted.first_place})")
+    told = [f"{_rows(noted)} for {_MODELS_WORDS[need]}" for need, noted in found.items()]
+    return f"vLLM will refuse rows that the model can't answer: {'; '.join(told)}" if told else None
 
 
 def _of_parsers() -> tuple[str, ...]:

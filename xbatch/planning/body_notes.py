@@ -1,11 +1,11 @@
 """What is to be said about bodies that can be sent: fields that are ignored, and wishes that settings do not allow."""
 
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any, Self
 
 from xbatch.rows.known_fields import hint, ignored_fields, ignored_in_messages, ignored_inside, is_known
-from xbatch.rows.needs import Allowed, unmet_need
-from xbatch.rows.request import ENDPOINTS, Request
+from xbatch.rows.needs import Allowed, brings_media, unmet_need
+from xbatch.rows.request import CHAT, ENDPOINTS, Request
 from xbatch.rows.row import Row
 
 MAX_SHAPES = 4096
@@ -42,19 +42,27 @@ class BodyNotes:
     """Rows that have any of them."""
     unmet: dict[str, Noted] = field(default_factory=dict)
     """Needs that the settings do not allow, by their names in `xbatch.rows.needs`."""
+    completions: int = 0
+    """Rows that are no chats."""
+    first_chat: str | None = None
+    """Place of the first row that is one."""
+    media: Noted | None = None
+    """Rows with media, which some models refuse."""
     _plain: dict[str, set[tuple[str, ...]]] = field(default_factory=lambda: {each: set() for each in ENDPOINTS})
     """By endpoint, shapes of bodies about which there is nothing to say, whatever their values are."""
-
-    @property
-    def unmet_rows(self) -> int:
-        """Rows that the engine would refuse for its settings."""
-        return sum(noted.rows for noted in self.unmet.values())
 
     def take(self, request: Request, row: Row) -> None:
         """Look at one request; cheap if its body has the fields of an earlier one."""
         body, endpoint = request.body, request.endpoint
-        if tuple(body) not in self._plain[endpoint] or _lacks_content(body.get("messages")):
+        if endpoint != CHAT:
+            self.completions += 1
+        if tuple(body) not in self._plain[endpoint]:
             self._examine(body, endpoint, row)
+        elif type(messages := body.get("messages")) is list:
+            for message in messages:
+                if type(message) is not dict or type(message.get("content")) is not str:
+                    self._examine(body, endpoint, row)
+                    return
 
     def facts(self) -> list[dict[str, Any]]:
         """Return the ignored fields as JSON."""
@@ -76,10 +84,11 @@ class BodyNotes:
                 self.ignored[name] = Noted(1, row.place, hint(name, endpoint))
         self.ignored_rows += bool(names)
         if self.allowed is not None and (need := unmet_need(body, endpoint, self.allowed)) is not None:
-            if need in self.unmet:
-                self.unmet[need].rows += 1
-            else:
-                self.unmet[need] = Noted(1, row.place)
+            self.unmet[need] = _one_more(self.unmet.get(need), row)
+        if endpoint == CHAT:
+            self.first_chat = self.first_chat or row.place
+            if brings_media(body.get("messages")):
+                self.media = _one_more(self.media, row)
         if len(plain := self._plain[endpoint]) < MAX_SHAPES and self._is_plain(body, endpoint):
             plain.add(tuple(body))
 
@@ -89,10 +98,5 @@ class BodyNotes:
         return all(is_known(name, endpoint) and name not in _DEEP and name not in watched for name in body)
 
 
-def _lacks_content(messages: Any) -> bool:
-    """Tell whether one of the messages has no content."""
-    if type(messages) is list:
-        for message in messages:
-            if type(message) is dict and "content" not in message:
-                return True
-    return False
+def _one_more(noted: Noted | None, row: Row) -> Noted:
+    return Noted(1, row.place) if noted is None else replace(noted, rows=noted.rows + 1)

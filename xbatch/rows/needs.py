@@ -19,6 +19,13 @@ TEMPLATE = "template"
 EMBEDS = "embeds"
 LOGPROBS = "logprobs"
 LENGTH = "length"
+CHATS = "chats"
+MEDIA = "media"
+"""Needs that no setting of the engine meets, but another model does."""
+_TEXTS = frozenset(
+    {"text", "input_text", "output_text", "refusal", "thinking", "tool_reference", "prompt_embeds", None}
+)
+"""Types of the parts of a message's content that are texts."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,6 +65,15 @@ def unmet_need(body: dict[str, Any], endpoint: str, allowed: Allowed) -> str | N
     if _too_many_tokens(body, allowed.max_tokens, is_chat=is_chat):
         return LENGTH
     return LOGPROBS if _too_many_logprobs(body, allowed.max_logprobs, is_chat=is_chat) else None
+
+
+def brings_media(messages: Any) -> bool:
+    """Tell whether a message's content has parts that are no texts: images, audio, video."""
+    if type(messages) is not list:
+        return False
+    contents = (message.get("content") for message in messages if type(message) is dict)
+    parts = (part for content in contents if type(content) is list for part in content if type(part) is dict)
+    return any(type(kind := part.get("type")) is str and kind not in _TEXTS for part in parts)
 
 
 def _calls_tools(body: dict[str, Any]) -> bool:
