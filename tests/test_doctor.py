@@ -152,6 +152,39 @@ def test_without_an_engine_it_says_what_to_install(site: Path) -> None:
     assert "xbatch[c" in only_problem(found)["remedy"]
 
 
+OF_THE_SERVER = ("fastapi", "uvicorn", "multipart", "prometheus_client")
+ALL_OF_IT = (
+    "vLLM is not installed: run `pip install 'xbatch[cuda]'` for NVIDIA GPUs or "
+    "`pip install uv && uv pip install --torch-backend cpu 'xbatch[cpu]'` for CPUs. That also brings what the "
+    "server needs and what is not installed either: fastapi, uvicorn, python-multipart and prometheus-client."
+)
+
+
+@pytest.mark.parametrize(
+    ("hidden", "words", "said"),
+    [
+        (OF_THE_SERVER, (), ALL_OF_IT),
+        ((), (), "vLLM is not installed: run `pip install 'xbatch[cuda]'`"),
+        (
+            OF_THE_SERVER[:2],
+            ("--engine", "fake"),
+            "fastapi and uvicorn not installed: run `pip install 'xbatch[serve]'`",
+        ),
+        (OF_THE_SERVER[3:], ("--engine", "fake"), "prometheus-client not installed: run `pip install 'xbatch[serve]'`"),
+    ],
+)
+def test_a_server_names_all_that_is_missing(
+    site: Path, hidden: tuple[str, ...], words: tuple[str, ...], said: str
+) -> None:
+    """`xbatch serve` says in one go what has to be installed, before it listens."""
+    for name in hidden:
+        (site / name).unlink()
+    done = python("-c", DOCTOR, "serve", "--model", "demo", "--port", "0", *words, site=site)
+    assert done.returncode == 2
+    assert said in done.stderr
+    assert "listening" not in done.stderr
+
+
 def test_run_gets_one_sentence_that_names_both_engines(site: Path) -> None:
     code = "from xbatch.engines.vllm.installed import missing_engine_sentence as m; print(m())"
     sentence = python("-c", code, site=site).stdout.strip()

@@ -2,10 +2,14 @@
 
 import asyncio
 import functools
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 
+from xbatch.assemble.starting import model_place
+from xbatch.engines.build import vllm_name
+from xbatch.job.body_notes import allowed_by, check_abilities, check_needs, ignored_sentence
 from xbatch.job.models import check_names, choose_model
 from xbatch.job.spec import JobSpec
+from xbatch.planning.body_notes import BodyNotes
 from xbatch.planning.index import Index
 from xbatch.planning.index_pass import IndexPass
 from xbatch.planning.repeats import LinePlace
@@ -21,12 +25,26 @@ INDEX_FIRST_S = 1.0
 
 
 class Indexing:
-    """The index of a job's inputs, which come as sources by the user's names for them."""
+    """The index of a job's inputs, which come as sources by the user's names for them.
 
-    def __init__(self, spec: JobSpec, sources: Mapping[str, Source]) -> None:
-        self.index = Index()
+    `tell` is called with what users should know about their rows before these are answered. The run that looks at the
+    rows tells it; one that goes on with a plan does not tell it again. Without `refuses`, rows are left to the engine
+    even if it is sure to refuse every one of them.
+    """
+
+    def __init__(
+        self, spec: JobSpec, sources: Mapping[str, Source], tell: Callable[[str], None], *, refuses: bool = True
+    ) -> None:
+        self.index = Index(notes=BodyNotes(allowed_by(spec) if refuses else None))
         self.blank_lines = 0
         """Of all inputs; known once the index is complete."""
+        self._tell = tell
+        self._refuses = refuses
+        self._told: set[str] = set()
+        """Names of ignored fields that the user has been told."""
+        self._told_rows = 0
+        """Rows with ignored fields when the user was told last."""
+        self._needs_told = False
         self._spec = spec
         self._sources = sources
         self._shard_rows = spec.shard_rows
@@ -57,20 +75,24 @@ class Indexing:
             self._pass = IndexPass(self._scans(), self.index, self._place, self._shard_rows, self.parse)
             self._pass.start()
             if self._pass.wait(INDEX_FIRST_S):
-                self._check_names()
+                self._check_rows()
             while not self.index.models and not self._pass.wait(0.1):
                 pass
+            self._tell_ignored("so far, ")
         return choose_model(self._spec.model, dict(self.index.models))
 
-    async def complete(self) -> None:
-        """Wait until every row was looked at.
+    async def complete(self, unable: Collection[str] = ()) -> None:
+        """Wait until every row was looked at; `unable` names what the model refuses.
 
         Raises UsageError if none of them can be answered by the model.
         """
         if self._pass is not None:
             await asyncio.to_thread(self._pass.wait)
             self.blank_lines = sum(source.blank_lines for source in self._sources.values())
-        self._check_names()
+        self._check_rows()
+        told = check_abilities(self.index.notes, self._sendable, unable if self._refuses else ())
+        if told is not None:
+            self._tell(told)
 
     def plan(self) -> Plan:
         """The plan, once the index is complete."""
@@ -82,9 +104,34 @@ class Indexing:
         }
         return Plan(self.index.shards, facts)
 
-    def _check_names(self) -> None:
-        model = choose_model(self._spec.model, self.index.models)
-        check_names({model or "", *self._spec.served_model_name, *self._spec.lora_modules}, self.index.models)
+    @property
+    def _sendable(self) -> int:
+        """Rows that can be sent."""
+        return self.index.rows - self.index.rejected
+
+    def _check_rows(self) -> None:
+        """Tell what is to be said about the rows, once all were looked at.
+
+        Raises UsageError if none of them can be answered.
+        """
+        spec, notes = self._spec, self.index.notes
+        model = choose_model(spec.model, self.index.models)
+        check_names({model or "", *spec.served_model_name, *spec.lora_modules}, self.index.models)
+        self._tell_ignored("in all, " if self._told else "")
+        if model is not None and not self._needs_told:
+            refused = check_needs(notes, self._sendable, model_place(model), spec.engine_args)
+            if refused is not None:
+                self._tell(refused)
+                self._needs_told = True
+
+    def _tell_ignored(self, since: str) -> None:
+        """Tell the ignored fields that have not been told yet, in a sentence that begins with `since`."""
+        notes = self.index.notes
+        new = [(name, noted) for name, noted in list(notes.ignored.items()) if name not in self._told]
+        if self._pass is not None and (new or notes.ignored_rows != self._told_rows):
+            self._told.update(name for name, _ in new)
+            self._told_rows = notes.ignored_rows
+            self._tell(since + ignored_sentence(new, self._told_rows, vllm_name()))
 
     def _scans(self) -> Iterator[Iterator[Row]]:
         for source in self._sources.values():

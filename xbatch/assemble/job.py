@@ -41,7 +41,8 @@ class Job:
     `tell` is called with every sentence that the user should see; `before_engine` with the path of the engine's log,
     before anything that writes to it is imported. `starter` has an engine that outlives the job. `before_output` is
     called in a thread when every row has its outcome and nothing is written yet. With `copies`, inputs that lie in a
-    store are read from copies in `scratch`. The event loop is held up by nothing that waits for a disk or a store.
+    store are read from copies in `scratch`. Without `refuses`, rows that the engine is sure to refuse are left to it.
+    The event loop is held up by nothing that waits for a disk or a store.
     """
 
     @storage.own_context
@@ -56,6 +57,7 @@ class Job:
         before_output: Callable[[], None] = lambda: None,
         *,
         copies: bool = False,
+        refuses: bool = True,
     ) -> None:
         self._storage = storage_of(spec, tell)
         storage.use_settings(self._storage)
@@ -71,7 +73,7 @@ class Job:
         files = input_files(self.places.inputs, scratch, copies=copies)
         sources = open_inputs(spec, files)
         self._sources = list(sources.values())
-        self._indexing = Indexing(spec, sources)
+        self._indexing = Indexing(spec, sources, tell, refuses=refuses)
         self.course = Course(lambda: self._indexing.index.rows)
         self._continuing = Continuing(spec, self.state, files)
         own = EngineStarter(spec, self.state.path, self.state.engine_log, before_engine, tell, self._indexing.expect)
@@ -171,7 +173,8 @@ class Job:
         if job is None or self.course.passes is None or not self.course.passes.complete:
             model = await to_thread(self._indexing.choose_model)
             async with self._loading(model) as loading:
-                await self._indexing.complete()
+                engine = self._starter.engine
+                await self._indexing.complete(engine.card.unable if engine else ())
                 self._tell_rows()
                 job = await to_thread(self._beginning.begin, model)
                 await self._answer(job, loading)
@@ -283,6 +286,7 @@ class Job:
             began_s=self.course.began_s,
             output_settings=output_settings(self._spec),
             blank_lines=self._indexing.blank_lines,
+            ignored_fields=self._indexing.index.notes.facts(),
             running_s=self.course.running_s,
             state=self.state.uri,
             engine=engine.description if engine else None,

@@ -9,12 +9,14 @@ from typing import Any
 from xbatch import storage
 from xbatch.assemble.input import input_files, open_input
 from xbatch.assemble.starting import model_place
-from xbatch.engines.build import build_judge
+from xbatch.engines.build import build_judge, vllm_name
 from xbatch.engines.judging import Judge, Rendered, Verdict
 from xbatch.errors import UsageError
+from xbatch.job.body_notes import allowed_by, check_needs, ignored_sentence
 from xbatch.job.models import check_names, choose_model
 from xbatch.job.places import inputs_of, storage_of
 from xbatch.job.spec import JobSpec
+from xbatch.planning.body_notes import BodyNotes
 from xbatch.planning.survey import Survey
 from xbatch.planning.tokens import TokenCounts
 from xbatch.rows.problem import Problem, Refusal
@@ -62,6 +64,7 @@ class Validation:
         self._parse: Callable[[Row], ParsedRow] = (lambda row: parse(row, template)) if template else parse
         names = None if spec.model is None else {spec.model, *spec.served_model_name, *spec.lora_modules}
         self.survey = Survey(names, self._place, scratch)
+        self.survey.index.notes = BodyNotes(allowed_by(spec))
         self._blank_lines = 0
         self._tokens = TokenCounts() if tokens else None
         self._judge = self._build_judge(scratch, before) if tokens else None
@@ -77,7 +80,7 @@ class Validation:
                 self.refused.append(str(e))
             self._blank_lines += source.blank_lines
         yield from self.survey.repeats()
-        self._check_models()
+        self._check_rows()
 
     def totals(self) -> dict[str, Any]:
         """The counts, as JSON; to be called when the problems are at their end."""
@@ -92,6 +95,7 @@ class Validation:
             "files": len(self._files),
             "num_bytes": index.num_bytes,
             "blank_lines": self._blank_lines,
+            "ignored_fields": index.notes.facts(),
             "tokens": None if self._tokens is None else self._tokens.facts(),
             "refused": self.refused,
         }
@@ -174,10 +178,18 @@ class Validation:
                         return parsed.model
         return None
 
-    def _check_models(self) -> None:
-        spec, named = self._spec, self.survey.index.models
+    def _check_rows(self) -> None:
+        """Find out whether the rows taken together can be answered, and tell what engines ignore in them."""
+        spec, index = self._spec, self.survey.index
+        if index.notes.ignored_rows:
+            self._tell(ignored_sentence(index.notes.ignored.items(), index.notes.ignored_rows, vllm_name()))
         try:
-            model = choose_model(spec.model, named)
-            check_names({model or "", *spec.served_model_name, *spec.lora_modules}, named)
+            model = choose_model(spec.model, index.models)
+            check_names({model or "", *spec.served_model_name, *spec.lora_modules}, index.models)
+            sendable = index.rows - index.rejected
+            if model is not None and (
+                refused := check_needs(index.notes, sendable, model_place(model), spec.engine_args)
+            ):
+                self._tell(refused)
         except UsageError as e:
             self.refused.append(str(e))

@@ -21,7 +21,13 @@ _OF_JOBS = {
     *("max_engine_restarts", "max_line_bytes", "quiet"),
 }
 """Options of `xbatch run` that are about the model, its engine and the state of batches."""
-_NEEDED = ("fastapi", "uvicorn", "multipart", "prometheus_client")
+_NEEDED = {
+    "fastapi": "fastapi",
+    "uvicorn": "uvicorn",
+    "multipart": "python-multipart",
+    "prometheus_client": "prometheus-client",
+}
+"""Modules that the server needs, each with the distribution that has it; every engine brings them."""
 _OF_SERVER = (
     *("host", "port", "files", "cors_origins", "max_waiting", "max_body", "max_file"),
     *("max_batch_rows", "max_running_batches", "batch_share"),
@@ -76,11 +82,23 @@ def serve(**options: Any) -> None:
 
     signals.block()
     quiet = options.pop("quiet")
-    if missing := [name for name in _NEEDED if find_spec(name) is None]:
-        raise UsageError(f"{' and '.join(missing)} not installed: run `pip install 'xbatch[serve]'`")
+    if (missing := _missing(options)) is not None:
+        raise UsageError(missing)
     settings, spec = _settings(options), _spec(options)
     terminal = Terminal()
     terminal.leave(*run_to_exit(lambda scratch: _serve(spec, settings, scratch, terminal, quiet=quiet)))
+
+
+def _missing(options: dict[str, Any]) -> str | None:
+    """Say what is not installed and how to install all of it at once, None if nothing is missing."""
+    from xbatch.engines.vllm.installed import missing_engine_sentence
+
+    names = [name for module, name in _NEEDED.items() if find_spec(module) is None]
+    listed = " and ".join(filter(None, (", ".join(names[:-1]), *names[-1:])))
+    no_engine = missing_engine_sentence() if options.get("engine") != "fake" else None
+    if no_engine is None or not names:
+        return f"{listed} not installed: run `pip install 'xbatch[serve]'`" if names else no_engine
+    return f"{no_engine} That also brings what the server needs and what is not installed either: {listed}."
 
 
 def _settings(options: dict[str, Any]) -> "ServeSettings":

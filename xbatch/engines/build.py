@@ -98,6 +98,12 @@ def engine_version(engine: str) -> str:
     return engine
 
 
+def vllm_name() -> str:
+    """Return vLLM's name with the two numbers of the installed version that tell releases apart: `vLLM 0.32`."""
+    _, _, number = engine_version("vllm").partition(" ")
+    return " ".join(filter(None, ("vLLM", ".".join(number.split(".")[:2]))))
+
+
 def _check_installed() -> None:
     from xbatch.engines.vllm.installed import missing_engine_sentence
 

@@ -5,6 +5,7 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, Self
 
+from xbatch.planning.body_notes import BodyNotes
 from xbatch.planning.repeats import LinePlace, RepeatFinder
 from xbatch.planning.shards import SHARD_ROWS, ShardCutter
 from xbatch.rows.request import ParsedRow, Rejected, parse
@@ -40,6 +41,8 @@ class Index:
     """Rows that bring a seed of their own."""
     sizes: RowSizes = field(default_factory=RowSizes)
     """Of the rows that can be sent."""
+    notes: BodyNotes = field(default_factory=BodyNotes)
+    """What is to be said about the rows that can be sent."""
 
     def take(self, row: Row, parsed: ParsedRow) -> None:
         """Count one row."""
@@ -49,6 +52,7 @@ class Index:
             self.reject(parsed)
             return
         self.sizes.take(parsed)
+        self.notes.take(parsed, row)
         self.seeded += parsed.body.get("seed") is not None
         name = parsed.body.get("model")
         if type(name) is not str:
@@ -73,6 +77,7 @@ class Index:
             "models": [{"name": name, **asdict(named)} for name, named in self.models.items()],
             "seeded": self.seeded,
             "sizes": self.sizes.facts(),
+            "ignored_fields": self.notes.facts(),
         }
 
     @classmethod
@@ -88,6 +93,7 @@ class Index:
             models,
             facts["seeded"],
             RowSizes.of(facts.get("sizes", {})),
+            BodyNotes.of(facts.get("ignored_fields", [])),
         )
 
 

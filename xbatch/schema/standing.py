@@ -4,6 +4,8 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from xbatch.schema.validation import IgnoredField
+
 Count = Annotated[int, Field(ge=0)]
 Seconds = Annotated[float, Field(ge=0)]
 
@@ -129,6 +131,8 @@ class Report(_Told):
     rounds: Count
     """How often failed rows were run again."""
     blank_lines: Count
+    ignored_fields: list[IgnoredField] = []
+    """Fields of bodies that vLLM does not know and ignores; reports of earlier versions do not have them."""
     running_s: Seconds
     """Time in which rows were answered."""
     elapsed_s: Seconds

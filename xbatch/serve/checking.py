@@ -10,6 +10,7 @@ import msgspec
 
 from xbatch.errors import UsageError
 from xbatch.planning.repeats import RepeatFinder
+from xbatch.rows.problem import unplaced
 from xbatch.rows.request import ParsedRow, Rejected, parse
 from xbatch.rows.row import Row
 from xbatch.serve.batches import Mistake
@@ -99,19 +100,21 @@ def _take(row: Row, rules: InputRules, checked: Checked, repeats: RepeatFinder) 
 
 
 def _mistake(row: Row, parsed: ParsedRow, rules: InputRules) -> Mistake | None:
+    """Return what is wrong with a row, None if nothing is; its line is a field of its own, so no message repeats it."""
     refused = parsed.failure if isinstance(parsed, Rejected) else None
     if refused is None or refused.code not in _UNREADABLE:
         for name in _missing(row.data):
-            text = f"{row.place}: missing required parameter: {name!r}"
+            text = f"missing required parameter: {name!r}"
             return Mistake("missing_required_parameter", text, row.line, name)
     if isinstance(parsed, Rejected):
-        return Mistake(parsed.failure.code, parsed.failure.message, row.line, _PARAMS.get(parsed.failure.code))
+        text = unplaced(parsed.failure, row.place)
+        return Mistake(parsed.failure.code, text, row.line, _PARAMS.get(parsed.failure.code))
     if parsed.endpoint != rules.endpoint:
-        text = f"{row.place}: url is {parsed.endpoint}, and the endpoint of the batch {rules.endpoint}"
+        text = f"url is {parsed.endpoint}, and the endpoint of the batch {rules.endpoint}"
         return Mistake("url_mismatch", text, row.line, "url")
     if isinstance(parsed.model, str) and parsed.model not in rules.models:
         served = ", ".join(sorted(rules.models))
-        text = f"{row.place}: the model {parsed.model[:200]!r} is not served here; served: {served}"
+        text = f"the model {parsed.model[:200]!r} is not served here; served: {served}"
         return Mistake("model_not_found", text, row.line, "body.model")
     return None
 
@@ -130,5 +133,5 @@ def _missing(data: bytes) -> Iterator[str]:
 
 
 def _repeat(line: int, first: tuple[int, int]) -> Mistake:
-    text = f"line {line}: its custom_id is already used in line {first[1]}; each must be used once"
+    text = f"its custom_id is already used in line {first[1]}; each must be used once"
     return Mistake("duplicate_custom_id", text, line, "custom_id")

@@ -15,7 +15,7 @@ from xbatch.errors import UsageError
 from xbatch.job.spec import JobSpec
 from xbatch.run import Stop
 from xbatch.serve.admission import Admission
-from xbatch.serve.app import add_gauges, make_app
+from xbatch.serve.app import add_metrics, make_app
 from xbatch.serve.keeper import EngineKeeper
 from xbatch.serve.metrics import Figures
 from xbatch.serve.models import Served
@@ -66,9 +66,9 @@ class Server:
         answerable = [*served.names, *served.adapters]
         self._offline = Offline(spec, settings, share.starter, lambda: answerable, scratch, tell)
         runner = self._offline.runner
-        add_gauges(online.figures, online, runner.rows)
+        add_metrics(online.figures, online, lambda: runner.figures)
         routers = [*self._offline.routers, page_router()]
-        app = make_app(settings, online, routers, lambda: runner.figures.running, write_log)
+        app = make_app(settings, online, routers, lambda: runner.figures, write_log)
         self._http = uvicorn.Server(
             uvicorn.Config(
                 app,
