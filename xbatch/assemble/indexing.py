@@ -4,6 +4,7 @@ import asyncio
 import functools
 from collections.abc import Iterator, Mapping
 
+from xbatch import storage
 from xbatch.job.models import check_names, choose_model
 from xbatch.job.spec import JobSpec
 from xbatch.planning.index import Index
@@ -77,7 +78,7 @@ class Indexing:
         facts = {
             **self.index.facts(),
             "shard_rows": self._shard_rows,
-            "inputs": {uri: source.digest for uri, source in self._sources.items()},
+            "inputs": {storage.without_secrets(uri): source.digest for uri, source in self._sources.items()},
             "blank_lines": self.blank_lines,
         }
         return Plan(self.index.shards, facts)

@@ -1,5 +1,6 @@
 """Where bytes lie: the only part that knows fsspec, and the only one that publishes."""
 
+from xbatch.masking import MASK, masked, masked_all, replace_secrets, without_secrets
 from xbatch.storage.filesystems import protocol_of, same_place, set_options
 from xbatch.storage.local import (
     check_writable,
@@ -39,6 +40,7 @@ from xbatch.storage.retrying import set_retry_budget
 from xbatch.storage.store import MAX_BODY_BYTES, Store
 
 __all__ = [
+    "MASK",
     "MAX_BODY_BYTES",
     "READ_BUFFER_BYTES",
     "FsspecStore",
@@ -56,6 +58,8 @@ __all__ = [
     "is_local",
     "local_path",
     "make_folder",
+    "masked",
+    "masked_all",
     "names_beside",
     "open_read",
     "open_store",
@@ -65,6 +69,7 @@ __all__ = [
     "put",
     "put_if_absent",
     "remove",
+    "replace_secrets",
     "same_place",
     "set_options",
     "set_retry_budget",
@@ -75,4 +80,5 @@ __all__ = [
     "sync_file",
     "sync_folder",
     "translated",
+    "without_secrets",
 ]
