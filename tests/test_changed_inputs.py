@@ -1,5 +1,6 @@
 """Inputs that have moved, were signed anew, have grown or were mended between two runs of one command."""
 
+import asyncio
 import http.server
 import json
 import os
@@ -15,6 +16,10 @@ import object_store
 import pytest
 import zstandard
 from test_cli_run import ENV, SLOW, answering, chat, command, ids, listing, responses, run, start, wait_for, write
+
+from xbatch.assemble.job import Job
+from xbatch.job.spec import JobSpec
+from xbatch.run import Stop
 
 ROWS = 60
 SECRET = "5ecret"
@@ -137,6 +142,17 @@ def test_from_another_working_directory(tmp_path: Path) -> None:
         assert b"when the job began" not in again.stderr
     after = listing(tmp_path)
     assert {name: after[name] for name in before if name != "."} == before
+
+
+def test_folder_whose_name_is_not_utf8(tmp_path: Path) -> None:
+    """A job in a folder whose name is not UTF-8 is the same job from elsewhere."""
+    folder = Path(os.fsdecode(os.fsencode(tmp_path) + b"/\xff"))
+    folder.mkdir()
+    write(folder / "in.jsonl", [chat(0)])
+    assert run(folder, "in.jsonl").returncode == 0
+    (tmp_path / "link").symlink_to(folder)
+    again = run(tmp_path, "link/in.jsonl", "-o", "link/in.responses.jsonl")
+    assert (again.returncode, b"already complete" in again.stderr) == (0, True), again.stderr
 
 
 def test_moved_folder(tmp_path: Path) -> None:
@@ -309,3 +325,26 @@ def test_anew_with_the_state_in_a_store(tmp_path: Path) -> None:
         write(tmp_path / "in.jsonl", [chat(4)])
         assert ran()[0] == 2
     assert ids(tmp_path / "in.responses.jsonl") == ["id-0", "id-1", "id-2"]
+
+
+def test_password_of_an_output(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A report tells where the output lies without the password, which is kept nowhere."""
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "home"))
+    write(tmp_path / "in.jsonl", [chat(0)])
+    told: list[str] = []
+
+    async def ran(password: str) -> dict[str, Any]:
+        place = f"memory://me:{password}@host"
+        fields = {"output": f"{place}/out.jsonl", "state": str(tmp_path / "state"), "engine": {"name": "fake"}}
+        spec = JobSpec(inputs=[str(tmp_path / "in.jsonl")], **fields)
+        job = await asyncio.to_thread(Job, spec, tmp_path, Stop(1), told.append)
+        try:
+            return await job.run()
+        finally:
+            job.close()
+
+    report = asyncio.run(ran(SECRET))
+    assert [each["uri"] for each in report["outputs"]] == ["memory://me:***@host/out.jsonl"]
+    assert SECRET.encode() not in everything(tmp_path)
+    assert asyncio.run(ran(SECRET)) == report
+    assert told[-1].startswith("already complete")

@@ -4,8 +4,8 @@ import asyncio
 import functools
 from collections.abc import Iterator, Mapping
 
-from xbatch import storage
 from xbatch.job.models import check_names, choose_model
+from xbatch.job.pairing import name_of
 from xbatch.job.spec import JobSpec
 from xbatch.planning.index import Index
 from xbatch.planning.index_pass import IndexPass
@@ -78,7 +78,7 @@ class Indexing:
         facts = {
             **self.index.facts(),
             "shard_rows": self._shard_rows,
-            "inputs": {storage.without_secrets(uri): source.digest for uri, source in self._sources.items()},
+            "inputs": {name_of(uri): source.digest for uri, source in self._sources.items()},
             "blank_lines": self.blank_lines,
         }
         return Plan(self.index.shards, facts)
