@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -13,6 +14,7 @@ import yaml
 
 from xbatch.errors import UsageError
 from xbatch.job.loading import load_job, make_request, shown_job
+from xbatch.job.places import default_output
 from xbatch.job.spec import JobSpec
 from xbatch.job.yaml_text import BadYaml, YamlText, dumped, filled_in
 
@@ -40,6 +42,10 @@ def refused(folder: Path, text: str, **given: Any) -> str:
 def xbatch(folder: Path, *words: str) -> "subprocess.CompletedProcess[str]":
     command = [sys.executable, "-m", "xbatch", "run", *words]
     return subprocess.run(command, cwd=folder, env=ENV, capture_output=True, text=True, check=False)
+
+
+def copy_jobs(folder: Path) -> None:
+    shutil.copytree(ROOT / "jobs", folder / "jobs", ignore=shutil.ignore_patterns("*.responses.*", "*.xbatch"))
 
 
 def rows(path: Path) -> list[Any]:
@@ -275,14 +281,38 @@ def test_shown_job(tmp_path: Path) -> None:
     assert "drain_s: 0" in shown_job(spec)
 
 
+SECRET_JOB = """
+inputs: ["https://h/a?X-Amz-Date=hidden-1&v=1&X-Amz-Signature=hidden-2", "https://me:hidden-3@h/b?v=2"]
+output: sftp://me:hidden-4@h/out/
+engine: {hf_token: hidden-5, max_num_batched_tokens: 12345}
+storage_options:
+  key: hidden-6
+  client_kwargs: {aws_secret_access_key: hidden-7, region_name: eu, endpoint_url: "http://me:hidden-8@h"}
+"""
+
+
 def test_secrets_are_not_shown(tmp_path: Path) -> None:
-    """What opens a store, or a model's, is hidden in the job that is shown."""
-    text = "inputs: a\nengine: {hf_token: hidden-1, max_num_batched_tokens: 12345}\nstorage_options:\n"
-    text += "  key: hidden-2\n  client_kwargs: {aws_secret_access_key: hidden-3, region_name: eu}\n"
-    shown = shown_job(load(tmp_path, text))
+    """What opens a store, or a model's, is hidden in the job that is shown; that runs once the environment has it."""
+    spec = load(tmp_path, SECRET_JOB)
+    shown = shown_job(spec)
     assert "hidden" not in shown
     assert "12345" in shown
-    assert "eu" in shown
+    assert "region_name: eu" in shown
+    with pytest.raises(UsageError, match="environment variable INPUTS_SECRET is not set"):
+        load(tmp_path, shown)
+    secrets = {
+        "INPUTS_SECRET": "X-Amz-Date=hidden-1&X-Amz-Signature=hidden-2",
+        "INPUTS_SECRET_2": "hidden-3",
+        "OUTPUT_SECRET": "hidden-4",
+        "ENGINE_HF_TOKEN": "hidden-5",
+        "STORAGE_KEY": "hidden-6",
+        "STORAGE_CLIENT_KWARGS_AWS_SECRET_ACCESS_KEY": "hidden-7",
+        "STORAGE_CLIENT_KWARGS_ENDPOINT_URL_SECRET": "hidden-8",
+    }
+    assert all(name in shown.splitlines()[0] for name in secrets)
+    again = load(tmp_path, shown, secrets)
+    reordered = "https://h/a?v=1&X-Amz-Date=hidden-1&X-Amz-Signature=hidden-2"
+    assert again == spec.model_copy(update={"inputs": [reordered, spec.inputs[1]]})
 
 
 def test_dumped_texts() -> None:
@@ -315,19 +345,42 @@ def test_the_table_is_what_its_script_makes() -> None:
 
 def test_run_a_job_file(tmp_path: Path) -> None:
     """The example over the demo's questions runs as it is; flags override it, and a second run changes nothing."""
-    shutil.copytree(ROOT / "jobs", tmp_path / "jobs", ignore=shutil.ignore_patterns("*.responses.*", "*.xbatch"))
+    copy_jobs(tmp_path)
     done = xbatch(tmp_path, "jobs/questions.yaml", "--engine", "fake", "--max-failures", "0")
     assert done.returncode == 0, done.stderr
     asked = rows(tmp_path / "jobs/questions.jsonl")
-    answered = rows(tmp_path / "jobs/questions.responses.jsonl")
+    answered = rows(tmp_path / "jobs/questions-job.responses.jsonl")
     names = [row.get("custom_id", f"row-{index}") for index, row in enumerate(asked)]
     assert [row["custom_id"] for row in answered] == names
-    before = (tmp_path / "jobs/questions.responses.jsonl").stat()
+    before = (tmp_path / "jobs/questions-job.responses.jsonl").stat()
     done = xbatch(tmp_path, "jobs/questions.yaml", "--engine", "fake", "--max-failures", "0")
     assert (done.returncode, "already complete" in done.stderr) == (0, True)
-    assert (tmp_path / "jobs/questions.responses.jsonl").stat() == before
+    assert (tmp_path / "jobs/questions-job.responses.jsonl").stat() == before
     done = xbatch(tmp_path, "jobs/questions.yaml", "--engine", "fake", "-o", "other.jsonl", "--quiet")
     assert (done.returncode, len(rows(tmp_path / "other.jsonl"))) == (0, len(asked))
+
+
+def test_commands_of_the_readme(tmp_path: Path) -> None:
+    """What the README and `make demo` run over jobs/ can be run one after the other, in one folder and twice."""
+    copy_jobs(tmp_path)
+    readme, makefile = ((ROOT / name).read_text("utf-8") for name in ("README.md", "Makefile"))
+    demo = re.findall(r"^\t@?\$\(BIN\)/xbatch run (jobs/.*)", makefile, re.MULTILINE)
+    commands = demo + re.findall(r"^xbatch run (jobs/[^#\n]*)", readme, re.MULTILINE)
+    here = [words for words in commands if "-s3" not in words]
+    assert len(demo) == 1 < len(here)
+    for words in [*here, *here]:
+        done = xbatch(tmp_path, *words.split(), "--engine", "fake")
+        assert done.returncode == 0, f"{words}: {done.stderr}"
+
+
+def test_examples_have_outputs_of_their_own() -> None:
+    """No two of the example jobs, nor an input that is run by itself, share an output."""
+    environment = {"IN": "s3://in/", "OUT": "s3://out/"}
+    specs = [load_job({"inputs": [str(path)]}, environment) for path in JOBS]
+    inputs = sorted({uri for spec in specs for uri in spec.inputs if "://" not in uri})
+    outputs = [spec.output or default_output(spec.inputs) for spec in specs]
+    outputs += [default_output([uri]) for uri in inputs]
+    assert len({*outputs}) == len(outputs) >= 5
 
 
 def test_templates_run(tmp_path: Path) -> None:

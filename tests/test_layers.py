@@ -14,10 +14,11 @@ MAX_FILE_LINES = 300
 MAX_FUNCTION_LINES = 60
 
 MAY_IMPORT: dict[str, set[str]] = {
-    "errors": set(),
+    "masking": set(),
+    "errors": {"masking"},
     "crash": set(),
     "threads": set(),
-    "storage": {"errors", "crash", "threads"},
+    "storage": {"masking", "errors", "crash", "threads"},
     "rows": {"errors"},
     "planning": {"rows", "threads"},
     "job": {"rows", "storage", "planning", "errors"},
@@ -30,7 +31,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "intake": {"planning", "rows"},
     "flight": {"intake", "engines", "planning", "rows", "state", "errors", "crash"},
     "run": {"flight", "intake", "engines", "planning", "state", "errors"},
-    "finish": {"sinks", "state", "report", "errors", "crash"},
+    "finish": {"sinks", "state", "report", "masking", "errors", "crash"},
     "assemble": {
         *("run", "flight", "finish", "demo", "engines", "sources", "sinks", "state", "planning", "report"),
         *("rows", "job", "storage", "errors", "crash"),

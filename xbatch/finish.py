@@ -7,6 +7,7 @@ from typing import Any
 
 from xbatch import crash
 from xbatch.errors import StorageError
+from xbatch.masking import masked_all
 from xbatch.report.totals import make_report
 from xbatch.sinks import OutputRow, Sink
 from xbatch.state.folder import JobFile, StateFolder
@@ -30,6 +31,7 @@ def finish_job(
     published = sink.publish(_output_rows(passes))
     crash.here("output-published")
     facts |= {"outputs": [asdict(output) for output in published], "elapsed_s": time.monotonic() - began_s}
+    facts = masked_all(facts)
     report = make_report(job.job, job.identity["model"], counts, this_run, rounds=passes.rounds, **facts)
     folder.write_report(report)
     return report

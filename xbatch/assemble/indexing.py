@@ -8,6 +8,7 @@ from xbatch.assemble.starting import model_place
 from xbatch.engines.build import vllm_name
 from xbatch.job.body_notes import allowed_by, check_abilities, check_needs, ignored_sentence
 from xbatch.job.models import check_names, choose_model
+from xbatch.job.pairing import name_of
 from xbatch.job.spec import JobSpec
 from xbatch.planning.body_notes import BodyNotes
 from xbatch.planning.index import Index
@@ -99,7 +100,7 @@ class Indexing:
         facts = {
             **self.index.facts(),
             "shard_rows": self._shard_rows,
-            "inputs": {uri: source.digest for uri, source in self._sources.items()},
+            "inputs": {name_of(uri): source.digest for uri, source in self._sources.items()},
             "blank_lines": self.blank_lines,
         }
         return Plan(self.index.shards, facts)

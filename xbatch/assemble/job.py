@@ -11,7 +11,7 @@ from typing import Any
 
 from xbatch import crash, storage
 from xbatch.assemble.beginning import Beginning
-from xbatch.assemble.continuing import Continuing
+from xbatch.assemble.continuing import Continuing, NothingAnswered, in_job_order
 from xbatch.assemble.course import Course
 from xbatch.assemble.indexing import Indexing
 from xbatch.assemble.input import input_files, open_inputs
@@ -68,14 +68,13 @@ class Job:
         self._loop: asyncio.AbstractEventLoop | None = None
         self.places: Places = find_places(spec, scratch)
         self.state = StateFolder(self.places.state)
-        if not spec.restart and self.state.exists:
-            self.places = self.places.in_order([each["uri"] for each in self.state.job().identity["inputs"]])
+        self.places = in_job_order(spec, self.state, self.places)
         files = input_files(self.places.inputs, scratch, copies=copies)
         sources = open_inputs(spec, files)
         self._sources = list(sources.values())
         self._indexing = Indexing(spec, sources, tell, refuses=refuses)
         self.course = Course(lambda: self._indexing.index.rows)
-        self._continuing = Continuing(spec, self.state, files)
+        self._continuing = Continuing(spec, self.state, files, tell)
         own = EngineStarter(spec, self.state.path, self.state.engine_log, before_engine, tell, self._indexing.expect)
         self._starter: Starter = starter or own
         self._keeps_engine = starter is not None
@@ -152,12 +151,15 @@ class Job:
         self.state.check()
 
     def _finished_before(self) -> dict[str, Any] | None:
-        """The report, if the job is complete and its output is there.
+        """Return the report, if the job is complete and its output is there.
 
-        Raises UsageError if the job that has begun here is another one.
+        Raises UsageError if the job that has begun here is another one, and has answers.
         """
-        job = self._continuing.begun()
-        if job is None or self._continuing.agree(job):
+        try:
+            job = self._continuing.begun()
+            if job is None or self._continuing.agree(job):
+                return None
+        except NothingAnswered:
             return None
         report = self.state.report()
         if report is None or self._spec.wants_retry(report["request_counts"]):

@@ -18,6 +18,7 @@ from xbatch.assemble.starting import EngineStarter
 from xbatch.errors import ExitCode, Interrupted, StorageError, UsageError
 from xbatch.job.fingerprint import edges
 from xbatch.job.inputs import find_inputs
+from xbatch.job.pairing import place_of
 from xbatch.job.places import answers_name, is_answers, storage_of
 from xbatch.job.spec import JobSpec
 from xbatch.report.totals import exit_code
@@ -207,7 +208,9 @@ class Watcher:
         report = StateFolder(str(spec.state)).report()
         if report is None or spec.wants_retry(report["request_counts"]):
             return None
-        return report if all(storage.size_of(each["uri"]) == each["num_bytes"] for each in report["outputs"]) else None
+        # A report's addresses are masked, so the files are looked for where the outputs of this run go.
+        sizes = {each["uri"].rpartition("/")[2]: each["num_bytes"] for each in report["outputs"]}
+        return report if all(storage.size_of(self._out + name) == size for name, size in sizes.items()) else None
 
 
 def _is_of(folder: StateFolder, unit: Unit) -> bool:
@@ -215,7 +218,7 @@ def _is_of(folder: StateFolder, unit: Unit) -> bool:
     if not folder.exists:
         return True
     began = folder.job().identity["inputs"][0]
-    if began["uri"] != unit.uri or began["size_bytes"] != unit.size_bytes:
+    if place_of(began) != storage.same_place(unit.uri) or began["size_bytes"] != unit.size_bytes:
         return False
     return began["version"] == unit.version or (bool(began.get("edges")) and began["edges"] == edges(unit.uri))
 

@@ -29,6 +29,8 @@ _BEYOND = ("greater_than", "less_than", "finite_number")
 _TYPE = re.compile(r"(str|int|float|bool|list|dict|function|constrained)\b")
 _SECRET = re.compile("key|secret|token|password|passphrase|credential|connection_string", re.IGNORECASE)
 _ENGINE_SECRET = re.compile("^(hf_token|api_key)$")
+_MARK = "\ue000"
+"""Stands around the name of a variable until the text is YAML, where a `$` would be escaped."""
 _FLAGS = {
     "inputs": "INPUT",
     "storage_options": "--storage-option",
@@ -94,14 +96,52 @@ def make_request(prompt: str | None, system: str | None, messages: list[Any] | N
 
 
 def shown_job(spec: JobSpec) -> str:
-    """The job as a job file, with everything filled in; secrets of stores are hidden."""
+    """Return the job as a job file, with everything filled in but for secrets, which it takes from the environment."""
     said = spec.model_dump(mode="json").items()
     plain: tuple[Any, ...] = (None, [], {})
     fields = {n: v for n, v in said if v not in plain and not (v is False and JobSpec.model_fields[n].default is False)}
-    for name, secret in (("storage_options", _SECRET), ("engine", _ENGINE_SECRET)):
-        if options := fields.get(name):
-            fields[name] = {key: "***" if secret.search(key) else value for key, value in options.items()}
-    return dumped(fields)
+    secrets = _Secrets()
+    for name in ("inputs", "output", "errors", "state", "storage_options", "engine"):
+        if name in fields:
+            fields[name] = secrets.taken_out(fields[name], name.removesuffix("_options").upper())
+    return secrets.filled_in(dumped(fields))
+
+
+class _Secrets:
+    """The secrets of a job, each with the environment variable from which the job that is shown takes it."""
+
+    def __init__(self) -> None:
+        self._names: list[str] = []
+
+    def taken_out(self, value: Any, name: str) -> Any:
+        """Return a value of a job with a mark in place of every secret; `name` is where the value stands."""
+        if isinstance(value, str):
+            return storage.replace_secrets(value, lambda _: self._mark(f"{name}_SECRET"))
+        if isinstance(value, list):
+            return [self.taken_out(each, name) for each in value]
+        if not isinstance(value, dict):
+            return value
+        secret = _ENGINE_SECRET if name == "ENGINE" else _SECRET
+        below = {key: f"{name}_{re.sub('[^A-Z0-9]', '_', key.upper())}" for key in value}
+        return {
+            key: self._mark(below[key]) if secret.search(key) else self.taken_out(each, below[key])
+            for key, each in value.items()
+        }
+
+    def filled_in(self, text: str) -> str:
+        """Return the text of a job with variables in place of the marks, and a comment that names them."""
+        for name in self._names:
+            text = text.replace(f"{_MARK}{name}{_MARK}", f"${{{name}}}")
+        named = ", ".join(self._names)
+        return (
+            f"# Secrets are left out. Before this job runs, set in the environment: {named}\n{text}" if named else text
+        )
+
+    def _mark(self, name: str) -> str:
+        used = sum(each == name or each.startswith(f"{name}_") for each in self._names)
+        found = f"{name}_{used + 1}" if used else name
+        self._names.append(found)
+        return f"{_MARK}{found}{_MARK}"
 
 
 def _overridden(fields: dict[str, Any], given: dict[str, Any]) -> dict[str, Any]:

@@ -43,10 +43,8 @@ class Places:
     notes: list[str] = field(default_factory=list)
     """Sentences about what was left out, for the user."""
 
-    def in_order(self, first: list[str]) -> "Places":
-        """The same places with some inputs in front, in the order given."""
-        rank = {uri: i for i, uri in enumerate(first)}
-        order = sorted(range(len(self.inputs)), key=lambda i: rank.get(self.inputs[i], len(first) + i))
+    def in_order(self, order: list[int]) -> "Places":
+        """Return the same places with the inputs in another order, given by their positions."""
         return replace(self, inputs=[self.inputs[i] for i in order], targets=[self.targets[i] for i in order])
 
 
@@ -126,7 +124,8 @@ def _targets(output: str, inputs: list[str], scratch: Path, output_format: str |
         if output_format is not None and not output.endswith(f".{output_format}"):
             raise UsageError(f"--output-format {output_format} doesn't fit {output}, whose name tells its format")
         return [output] * len(inputs)
-    names = [answers_name(uri.rsplit("/", 1)[-1] if uri != STDIN else "stdin", extension) for uri in inputs]
+    plain = [storage.without_secrets(uri) for uri in inputs]
+    names = [answers_name(uri.rsplit("/", 1)[-1] if uri != STDIN else "stdin", extension) for uri in plain]
     if len(set(names)) < len(names):
         # From several folders: the output has them too.
         names = [answers_name(uri, extension) for uri in _below_common(inputs)]

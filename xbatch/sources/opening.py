@@ -29,10 +29,12 @@ class SourceOptions:
 
 
 def open_source(uri: str, shown_as: str, options: SourceOptions) -> Source:
-    """The source for an input, by what its first bytes are; an empty file is JSONL without rows.
+    """Return the source for an input, by what its first bytes are; an empty file is JSONL without rows.
 
-    Raises UsageError if it can't be read.
+    What is said of it, in the responses of its rows too, calls it `shown_as` without the secrets of a URI. Raises
+    UsageError if it can't be read.
     """
+    shown_as = storage.masked(shown_as)
     with reading(shown_as), storage.open_read(uri) as file:
         head = file.read(MAGIC_BYTES)
     if head.startswith(_PARQUET):

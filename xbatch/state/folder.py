@@ -74,7 +74,7 @@ class StateFolder:
     """
 
     def __init__(self, uri: str) -> None:
-        self.uri = uri
+        self.uri = storage.masked(uri)
         try:
             self.store = storage.open_store(uri)
         except StorageError as e:
@@ -248,5 +248,10 @@ def _now() -> str:
 
 
 def _local_folder(uri: str) -> Path:
-    """A folder of this machine for a state that lies elsewhere."""
-    return own_home() / hashlib.blake2b(uri.encode(), digest_size=10).hexdigest()
+    """Return the folder of this machine for a state that lies elsewhere; a changed password changes nothing."""
+
+    def folder(name: str) -> Path:
+        return own_home() / hashlib.blake2b(name.encode(), digest_size=10).hexdigest()
+
+    # Jobs that began before passwords were left out have a log there.
+    return before if (before := folder(uri)).is_dir() else folder(storage.without_secrets(uri))

@@ -1,5 +1,6 @@
 """Where bytes lie: the only part that knows fsspec, and the only one that publishes."""
 
+from xbatch.masking import MASK, masked, masked_all, replace_secrets, without_secrets
 from xbatch.storage.filesystems import parse_options, protocol_of, same_place
 from xbatch.storage.local import (
     check_writable,
@@ -39,6 +40,7 @@ from xbatch.storage.settings import StorageSettings, current_settings, own_conte
 from xbatch.storage.store import MAX_BODY_BYTES, Store
 
 __all__ = [
+    "MASK",
     "MAX_BODY_BYTES",
     "READ_BUFFER_BYTES",
     "FsspecStore",
@@ -58,6 +60,8 @@ __all__ = [
     "is_local",
     "local_path",
     "make_folder",
+    "masked",
+    "masked_all",
     "names_beside",
     "open_read",
     "open_store",
@@ -69,6 +73,7 @@ __all__ = [
     "put",
     "put_if_absent",
     "remove",
+    "replace_secrets",
     "same_place",
     "size_of",
     "spool",
@@ -79,4 +84,5 @@ __all__ = [
     "translated",
     "use_settings",
     "using",
+    "without_secrets",
 ]

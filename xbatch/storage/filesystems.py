@@ -10,6 +10,7 @@ from fsspec.core import split_protocol, url_to_fs
 from fsspec.registry import available_protocols, get_filesystem_class
 
 from xbatch.errors import StorageError, UsageError
+from xbatch.masking import without_secrets
 from xbatch.storage.naming import is_local, local_path
 from xbatch.storage.settings import StorageSettings
 
@@ -94,15 +95,17 @@ def protocol_of(uri: str) -> str:
 
 
 def same_place(uri: str) -> str:
-    """A name that two URIs share if they name one place."""
+    """Return a name that two URIs share if they name one place, whoever has signed them."""
     if is_local(uri):
         return str(local_path(uri).resolve())
+    uri = without_secrets(uri)
     with contextlib.suppress(ImportError, ValueError):
         found = get_filesystem_class(protocol_of(uri))
         kind = found.protocol if isinstance(found.protocol, str) else found.protocol[0]
         # With a host in the URI the path alone would not tell one server from another.
         path = uri.split("://", 1)[1] if found._get_kwargs_from_urls(uri) else found._strip_protocol(uri)  # noqa: SLF001
-        return f"{kind}://{str(path).strip('/')}"
+        path = str(path).strip("/")
+        return path if "://" in path else f"{kind}://{path}"
     return uri
 
 
