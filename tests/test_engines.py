@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator
 import pytest
 
 from xbatch.engines import Engine
+from xbatch.engines.absent import NoEngine
 from xbatch.engines.fake import FakeEngine
 from xbatch.errors import EngineError
 from xbatch.rows.outcome import Completion, Failure, Outcome
@@ -110,6 +111,16 @@ def test_fake_echoes() -> None:
         for key in path:
             said = said[key]
         assert said in ("a ü", "b")
+
+
+def test_no_engine_answers_nothing() -> None:
+    """What stands where a job has no engine raises whatever it is asked, and prepares nothing but no requests."""
+    none: Engine = NoEngine()
+    for ask in (none.generate, none.stream, lambda request: none.prepare([request])):
+        with pytest.raises(RuntimeError, match="row 7 asks for an answer"):
+            made = ask(chat(7, "a"))
+            asyncio.run(made)  # type: ignore[arg-type]
+    assert none.prepare([]) == []
 
 
 def test_fake_fails_as_told() -> None:

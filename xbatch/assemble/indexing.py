@@ -2,14 +2,14 @@
 
 import asyncio
 import functools
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 
 from xbatch.job.models import check_names, choose_model
 from xbatch.job.spec import JobSpec
 from xbatch.planning.index import Index
 from xbatch.planning.index_pass import IndexPass
 from xbatch.planning.repeats import LinePlace
-from xbatch.rows.request import parse
+from xbatch.rows.request import ParsedRow, Request, parse
 from xbatch.rows.row import Row
 from xbatch.rows.sizes import Expectation
 from xbatch.rows.template import RequestTemplate
@@ -61,6 +61,12 @@ class Indexing:
             while not self.index.models and not self._pass.wait(0.1):
                 pass
         return choose_model(self._spec.model, dict(self.index.models))
+
+    def look_again(self, rows: Iterable[ParsedRow]) -> None:
+        """Note the models of rows that can be sent now and could not when the index was made."""
+        for row in rows:
+            if isinstance(row, Request):
+                self.index.name_model(row, f"row {row.index + 1:,}")
 
     async def complete(self) -> None:
         """Wait until every row was looked at.

@@ -18,7 +18,8 @@ from xbatch.assemble.input import input_files, open_inputs
 from xbatch.assemble.output import open_output, output_settings
 from xbatch.assemble.planner import make_dedupe, make_respond, make_scheduler
 from xbatch.assemble.starting import EngineStarter, Starter
-from xbatch.engines.build import build_fake
+from xbatch.engines import Engine
+from xbatch.engines.absent import NoEngine
 from xbatch.errors import EngineError, Interrupted, UsageError, XbatchError
 from xbatch.finish import finish_job
 from xbatch.job.places import Places, find_places
@@ -73,6 +74,8 @@ class Job:
         self._continuing = Continuing(spec, self.state, files)
         own = EngineStarter(spec, self.state.path, self.state.engine_log, before_engine, tell, self._indexing.expect)
         self._starter: Starter = starter or own
+        self._engine: Engine | None = None
+        """The engine that was started for the rows of the last pass, None if none of them could be sent."""
         self._keeps_engine = starter is not None
         self._spool = self.state.spool / secrets.token_hex(4)
         self._sink = open_output(spec, self.places, self._sources, self._spool)
@@ -158,7 +161,7 @@ class Job:
         await to_thread(self._sink.clean)
         job = await to_thread(self._beginning.resume)
         if job is None or self.course.passes is None or not self.course.passes.complete:
-            model = await to_thread(self._indexing.choose_model)
+            model = await to_thread(self._choose_model)
             async with self._loading(model) as loading:
                 await self._indexing.complete()
                 self._tell_rows()
@@ -169,11 +172,25 @@ class Job:
         retry = self._spec.retry_failed
         while await to_thread(next_round, self.course.passes, self.state, retry):
             retry = None  # one round a run
-            async with self._loading(job.identity["model"]) as loading:
+            model = await to_thread(self._choose_model)
+            async with self._loading(model) as loading:
+                job = await to_thread(self._continuing.learn_model, job, model)
                 await self._answer(job, loading)
             await to_thread(self.course.passes.current.close)
             crash.here("round-done")
         return await to_thread(self._finish, job)
+
+    def _choose_model(self) -> str | None:
+        """Return the model that the rows need, None if none of them can be sent.
+
+        Raises UsageError.
+        """
+        model, passes = self._indexing.choose_model(), self.course.passes
+        if not self._indexing.index.models and passes is not None:
+            # Rows that could not be sent when the plan was made can be now if an input has changed since.
+            self._indexing.look_again(row for _, row in self._feed(passes.current))
+            model = self._indexing.choose_model()
+        return model
 
     @asynccontextmanager
     async def _loading(self, model: str | None) -> AsyncIterator["asyncio.Task[None] | None"]:
@@ -205,7 +222,8 @@ class Job:
         journal = self.course.passes.current
         if before := self.course.earlier.total:
             self._tell(f"going on: {before:,} of {self.course.passes.total:,} rows are settled already")
-        engine = self._starter.engine or build_fake({})
+        self._engine = None if loading is None else self._starter.engine
+        engine = self._engine or NoEngine()
         scheduler, dedupe = make_scheduler(self._spec, engine), make_dedupe(self._spec, job.job)
 
         async def ready() -> None:
@@ -261,7 +279,7 @@ class Job:
         self.course.phase = "writing"
         self._lease.check()
         self._before_output()
-        engine, log = self._starter.engine, self.state.engine_log
+        engine, log = self._engine, self.state.engine_log
         return finish_job(
             job,
             self.course.passes,

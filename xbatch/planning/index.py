@@ -7,7 +7,7 @@ from typing import Any, Self
 
 from xbatch.planning.repeats import LinePlace, RepeatFinder
 from xbatch.planning.shards import SHARD_ROWS, ShardCutter
-from xbatch.rows.request import ParsedRow, Rejected, parse
+from xbatch.rows.request import ParsedRow, Rejected, Request, parse
 from xbatch.rows.row import Row
 from xbatch.rows.shard import Shard
 from xbatch.rows.sizes import RowSizes
@@ -50,13 +50,15 @@ class Index:
             return
         self.sizes.take(parsed)
         self.seeded += parsed.body.get("seed") is not None
-        name = parsed.body.get("model")
-        if type(name) is not str:
-            name = None
-        if known := self.models.get(name):
+        if known := self.models.get(_model_of(parsed)):
             known.rows += 1
-        elif len(self.models) < MAX_NAMED_MODELS:
-            self.models[name] = NamedModel(1, row.place)
+        else:
+            self.name_model(parsed, row.place)
+
+    def name_model(self, request: Request, place: str) -> None:
+        """Note the model that a row at `place` asks for, unless another row has named it."""
+        if len(self.models) < MAX_NAMED_MODELS:
+            self.models.setdefault(_model_of(request), NamedModel(1, place))
 
     def reject(self, rejected: Rejected) -> None:
         """Count a row that never becomes a request."""
@@ -89,6 +91,11 @@ class Index:
             facts["seeded"],
             RowSizes.of(facts.get("sizes", {})),
         )
+
+
+def _model_of(request: Request) -> str | None:
+    name = request.body.get("model")
+    return name if type(name) is str else None
 
 
 def index_rows(
