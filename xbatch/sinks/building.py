@@ -141,7 +141,7 @@ def part_pattern(target: str) -> re.Pattern[str]:
 def split_name(uri: str) -> tuple[str, str]:
     """Cut a URI before its extension, which may have two parts."""
     folder, slash, name = uri.rpartition("/")
-    found = re.search(r"(\.(jsonl|ndjson|json))?(\.(gz|zst|bz2|xz))?$|\.\w+$", name)
+    found = re.search(r"(\.(jsonl|ndjson|json))?(\.(gz|zst|bz2|xz))?$|\.\w+$", name, re.IGNORECASE)
     at = found.start() if found and found.group() and found.start() > 0 else _last_dot(name)
     return folder + slash + name[:at], name[at:]
 
