@@ -116,10 +116,13 @@ def test_fake_echoes() -> None:
 def test_no_engine_answers_nothing() -> None:
     """What stands where a job has no engine raises whatever it is asked, and prepares nothing but no requests."""
     none: Engine = NoEngine()
-    for ask in (none.generate, none.stream, lambda request: none.prepare([request])):
-        with pytest.raises(RuntimeError, match="row 7 asks for an answer"):
-            made = ask(chat(7, "a"))
-            asyncio.run(made)  # type: ignore[arg-type]
+    refused = pytest.raises(RuntimeError, match="row 7 asks for an answer")
+    with refused:
+        asyncio.run(none.generate(chat(7, "a")))  # type: ignore[arg-type]
+    with refused:
+        none.stream(chat(7, "a"))
+    with refused:
+        none.prepare([chat(7, "a")])
     assert none.prepare([]) == []
 
 

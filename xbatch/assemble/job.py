@@ -4,10 +4,10 @@ import asyncio
 import secrets
 import shutil
 from asyncio import to_thread
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager, suppress
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from xbatch import crash
 from xbatch.assemble.beginning import Beginning
@@ -16,21 +16,21 @@ from xbatch.assemble.course import Course
 from xbatch.assemble.indexing import Indexing
 from xbatch.assemble.input import input_files, open_inputs
 from xbatch.assemble.output import open_output, output_settings
+from xbatch.assemble.ownership import Ownership
 from xbatch.assemble.planner import make_dedupe, make_respond, make_scheduler
 from xbatch.assemble.starting import EngineStarter, Starter
-from xbatch.engines import Engine
 from xbatch.engines.absent import NoEngine
 from xbatch.errors import EngineError, Interrupted, UsageError, XbatchError
 from xbatch.finish import finish_job
 from xbatch.job.places import Places, find_places
 from xbatch.job.spec import JobSpec
-from xbatch.rows.request import ParsedRow
-from xbatch.rows.shard import Shard
 from xbatch.run import Stop, end, run_job
 from xbatch.state.folder import JobFile, StateFolder
-from xbatch.state.journal import Journal
 from xbatch.state.lease import Lease
 from xbatch.state.passes import next_round
+
+if TYPE_CHECKING:
+    from xbatch.engines import Engine
 
 LEAVE_S = 3.0
 """Time to seal what a job that is stopped has settled: it is all in the log, so a store that hangs holds nobody up."""
@@ -79,6 +79,7 @@ class Job:
         self._keeps_engine = starter is not None
         self._spool = self.state.spool / secrets.token_hex(4)
         self._sink = open_output(spec, self.places, self._sources, self._spool)
+        self._ownership = Ownership(spec, self.places, self.state, self._sink.occupied)
         look, term_s = self.course.heartbeat, spec.lease_s
         self._lease = Lease(self.state.store, self.state.path, term_s=term_s, look=look, lost=self._fail, tell=tell)
         self._beginning = Beginning(
@@ -96,14 +97,14 @@ class Job:
             raise UsageError(f"no job has begun at {self.state.uri}: say by -o which output is to be extended")
         if (report := await to_thread(self._finished_before)) is not None:
             return report
-        made = not self.state.path.exists()
+        await to_thread(self._ownership.check)
+        made = not self.state.path.exists() and not await to_thread(lambda: self.state.begun)
         try:
             await to_thread(self._lease.claim)
             return await to_thread(self._finished_before) or await self._run_leased()
         except UsageError:
             if made and self.course.running_s == 0.0:
-                if await to_thread(lambda: self.state.begun):
-                    await to_thread(self.state.clear)
+                await to_thread(self.state.forget)
                 await to_thread(self._lease.release, forget=True)
                 shutil.rmtree(self.state.path, ignore_errors=True)
             raise
@@ -159,6 +160,7 @@ class Job:
 
     async def _run_leased(self) -> dict[str, Any]:
         await to_thread(self._sink.clean)
+        await to_thread(self._ownership.begin)
         job = await to_thread(self._beginning.resume)
         if job is None or self.course.passes is None or not self.course.passes.complete:
             model = await to_thread(self._choose_model)
@@ -181,16 +183,7 @@ class Job:
         return await to_thread(self._finish, job)
 
     def _choose_model(self) -> str | None:
-        """Return the model that the rows need, None if none of them can be sent.
-
-        Raises UsageError.
-        """
-        model, passes = self._indexing.choose_model(), self.course.passes
-        if not self._indexing.index.models and passes is not None:
-            # Rows that could not be sent when the plan was made can be now if an input has changed since.
-            self._indexing.look_again(row for _, row in self._feed(passes.current))
-            model = self._indexing.choose_model()
-        return model
+        return self._indexing.choose_model(self.course.passes.current if self.course.passes is not None else None)
 
     @asynccontextmanager
     async def _loading(self, model: str | None) -> AsyncIterator["asyncio.Task[None] | None"]:
@@ -234,7 +227,7 @@ class Job:
         self._stop.listen(self.course.drain)
         try:
             complete = await run_job(
-                self._feed(journal),
+                self._indexing.feed(journal),
                 scheduler,
                 engine,
                 journal,
@@ -260,14 +253,6 @@ class Job:
             again = "it again without --restart" if self._spec.restart else "the same command again"
             raise Interrupted(f"stopped with {left:,} rows to go; run {again} to finish")
 
-    def _feed(self, journal: Journal) -> Iterator[tuple[Shard, ParsedRow]]:
-        for shard in self._indexing.index.shards:
-            if (settled := journal.settled(shard)) is None:
-                continue
-            for row in self._sources[shard.file].read(shard):
-                if row.index not in settled:
-                    yield shard, self._indexing.parse(row)
-
     async def _revive(self, death: EngineError) -> None:
         self._tell(f"{death}; starting it again, the rows that were in flight run again")
         self.course.phase = "loading"
@@ -284,6 +269,7 @@ class Job:
             job,
             self.course.passes,
             self._sink,
+            self._ownership.claim,
             self.state,
             self.course.answered,
             repeated=self.course.repeated,

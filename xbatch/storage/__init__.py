@@ -17,6 +17,7 @@ from xbatch.storage.naming import is_local, local_path
 from xbatch.storage.opening import is_exclusive, open_store
 from xbatch.storage.publishing import (
     check_uri_writable,
+    existing,
     exists,
     names_beside,
     publish_to,
@@ -37,6 +38,7 @@ from xbatch.storage.reading import (
 from xbatch.storage.remote import FsspecStore
 from xbatch.storage.retrying import set_retry_budget
 from xbatch.storage.store import MAX_BODY_BYTES, Store
+from xbatch.storage.streams import is_descriptor, open_stream, stream_of
 
 __all__ = [
     "MAX_BODY_BYTES",
@@ -48,8 +50,10 @@ __all__ = [
     "check_uri_writable",
     "check_writable",
     "content_stat",
+    "existing",
     "exists",
     "expand",
+    "is_descriptor",
     "is_disk_trouble",
     "is_exclusive",
     "is_folder",
@@ -59,6 +63,7 @@ __all__ = [
     "names_beside",
     "open_read",
     "open_store",
+    "open_stream",
     "protocol_of",
     "publish_file",
     "publish_to",
@@ -71,6 +76,7 @@ __all__ = [
     "size_of",
     "spool",
     "stat",
+    "stream_of",
     "sweep_beside",
     "sync_file",
     "sync_folder",

@@ -7,6 +7,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
+from xbatch.errors import StorageError
 from xbatch.storage.filesystems import connected
 from xbatch.storage.naming import is_temporary_of, temporary_name
 from xbatch.storage.remote import connect, renamed, send_whole, writes_in_place
@@ -38,6 +39,12 @@ class RemoteFile:
     def exists(self) -> bool:
         """There is such a file."""
         return self._call(lambda: bool(self._fs.info(self._path)["type"] == "file"), {Trouble.ABSENT: False})
+
+    @property
+    def seen(self) -> bool:
+        """There is such a file, as far as this user may know: who may only write is not told."""
+        unseen = {Trouble.ABSENT: False, Trouble.REFUSED: False}
+        return self._call(lambda: bool(self._fs.info(self._path)["type"] == "file"), unseen)
 
     def publish(self, path: Path) -> None:
         """Put a file of this machine there by one put, in place of what was there; whole or not at all."""
@@ -90,6 +97,7 @@ class RemoteFile:
 
     def _send(self, path: Path) -> None:
         if self._in_place:
+            self._check_replaceable()
             with renamed(self._fs, self._path) as temporary:
                 self._fs.put_file(str(path), temporary)
         elif self._fs.async_impl:
@@ -97,6 +105,12 @@ class RemoteFile:
         else:
             # fsspec's memory: its own way to put a file writes in place.
             send_whole(self._fs, self._path, path.read_bytes())
+
+    def _check_replaceable(self) -> None:
+        """Refuse to rename a file over a device or a pipe, where a file system has such."""
+        with suppress(FileNotFoundError):
+            if self._fs.info(self._path)["type"] not in ("file", "link"):
+                raise StorageError(f"{self.uri} is no regular file, and no file may replace it")
 
     def _touch(self) -> None:
         folder = self._folder
