@@ -98,7 +98,7 @@ class Job:
         if (report := await to_thread(self._finished_before)) is not None:
             return report
         await to_thread(self._ownership.check)
-        made = not self.state.path.exists() and not await to_thread(lambda: self.state.begun)
+        made = await to_thread(lambda: self.state.untouched)
         try:
             await to_thread(self._lease.claim)
             return await to_thread(self._finished_before) or await self._run_leased()

@@ -57,7 +57,7 @@ class Ownership:
     def _own(self) -> frozenset[str] | None:
         """Return the places that the job has noted; None if all is its own, for an older version noted nothing."""
         noted = self._state.own_outputs()
-        return frozenset() if noted is None and not self._state.exists else noted
+        return frozenset() if noted is None and not self._state.used else noted
 
     def _note(self, noted: frozenset[str] | None, uris: Collection[str]) -> None:
         places = (noted or frozenset()) | {storage.same_place(uri) for uri in self._files(uris)}

@@ -146,7 +146,6 @@ async def _answer(spec: "JobSpec", scratch: "Path", terminal: "Terminal", *, qui
     from xbatch.cli import signals
     from xbatch.cli.stopping import Stopping
     from xbatch.job.deadline import seconds_until
-    from xbatch.job.places import is_stream
     from xbatch.report.closing import show_closing
     from xbatch.report.totals import exit_code
     from xbatch.run import Stop
@@ -180,7 +179,7 @@ async def _answer(spec: "JobSpec", scratch: "Path", terminal: "Terminal", *, qui
         job.close()
     await asyncio.to_thread(streams.send, tell)
     report |= {"outputs": [each for each in report["outputs"] if each["uri"] not in job.places.streams]}
-    if is_stream(job.places.shown_output):
+    if job.places.targets[0] in job.places.streams:
         report |= {"state": None, "engine_log": None}
     if not quiet:
         show_closing(console, report)

@@ -14,7 +14,7 @@ class NoEngine:
     like an answer.
     """
 
-    max_in_flight = max_running = 1
+    max_in_flight = max_running = 64
     description = "none: no row can be sent"
     card = ModelCard(abilities=())
     cache = PrefixCache()

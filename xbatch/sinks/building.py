@@ -12,6 +12,7 @@ from xbatch.sinks import Published
 from xbatch.sinks.blocks import Block
 
 _BUFFER_BYTES = 1 << 20
+_PART = re.compile(r"(.+)-\d{5,}-of-\d{5,}", re.DOTALL)
 
 
 class FileWriter(Protocol):
@@ -130,6 +131,13 @@ def part_uri(target: str, number: int, parts: int) -> str:
     """The name of one of several files of an output: `out-00000-of-00012.jsonl` of `out.jsonl`."""
     stem, extension = split_name(target)
     return f"{stem}-{number:05d}-of-{parts:05d}{extension}"
+
+
+def whole_name(part: str) -> str | None:
+    """The name of the output of which a name that `part_uri` gives is a part; None if it is no such name."""
+    stem, extension = split_name(part)
+    found = _PART.fullmatch(stem)
+    return found[1] + extension if found else None
 
 
 def part_pattern(target: str) -> re.Pattern[str]:

@@ -9,7 +9,7 @@ from typing import Any
 from xbatch import crash, storage
 from xbatch.sinks import Claim, OutputRow, Published
 from xbatch.sinks.blocks import blocks
-from xbatch.sinks.building import Building, Format, part_pattern, part_uri, split_name
+from xbatch.sinks.building import Building, Format, part_pattern, part_uri, split_name, whole_name
 from xbatch.sources import Source
 
 
@@ -69,7 +69,7 @@ class FileSink:
         """Return the files that lie at the names of the output, or at names that parts of it could have."""
         if self._max_file_bytes is None:
             return storage.existing(self._files)
-        return [uri for target in self._files for uri in self._parts_beside(target)]
+        return self._parts()
 
     def publish(self, rows: Iterable[OutputRow], claim: Claim = lambda _: None) -> list[Published]:
         """Build every file in the spool, then give each its name."""
@@ -82,8 +82,9 @@ class FileSink:
             finished = {target: output.close() for target, output in outputs.items()}
             crash.here("output-built")
             named = {target: self._names(target, len(files)) for target, files in finished.items()}
-            stale = [uri for target, names in named.items() for uri in self._parts_beside(target) if uri not in names]
-            claim([*(uri for names in named.values() for uri in names), *stale])
+            mine = dict.fromkeys(uri for uris in named.values() for uri in uris)
+            stale = [uri for uri in self._parts() if uri not in mine]
+            claim([*mine, *stale])
             published = []
             for target, files in finished.items():
                 for uri, built in zip(named[target], files, strict=True):
@@ -127,13 +128,14 @@ class FileSink:
         """Return the names of the files of an output."""
         return [target] if self._max_file_bytes is None else [part_uri(target, i, files) for i in range(files)]
 
-    def _parts_beside(self, target: str) -> list[str]:
-        """Return what has the name of a part of an output: an earlier round may have made more parts, or fewer."""
+    def _parts(self) -> list[str]:
+        """Return what has the name of a part of the output: an earlier round may have made more parts, or fewer."""
         if self._max_file_bytes is None:
             return []
-        folder = target[: target.rfind("/") + 1]
-        found = [folder + name for name in storage.names_beside(target)]
-        return [uri for uri in found if part_pattern(target).fullmatch(uri)]
+        folders = {target[: target.rfind("/") + 1]: target for target in self._files}
+        found = (folder + name for folder, target in folders.items() for name in storage.names_beside(target))
+        mine = set(self._files)
+        return [uri for uri in found if whole_name(uri) in mine]
 
     @cached_property
     def _files(self) -> list[str]:

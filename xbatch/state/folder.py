@@ -115,9 +115,19 @@ class StateFolder:
             return False
         if self.begun:
             return True
-        if self.store.get(_PLAN) is not None or self.store.names("seg"):
+        if self.used:
             raise StorageError(f"{self.uri}/job.json is missing: begin anew by --restart")
         return False
+
+    @property
+    def used(self) -> bool:
+        """A job has begun here, whatever is left of it."""
+        return self.begun or self.store.get(_PLAN) is not None or bool(self.store.names("seg"))
+
+    @property
+    def untouched(self) -> bool:
+        """No run has made anything here, neither on this machine nor in the store."""
+        return not self.path.exists() and not self.begun and self.own_outputs() is None
 
     @property
     def begun(self) -> bool:

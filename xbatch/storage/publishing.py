@@ -45,9 +45,9 @@ def _existing_in(folder: str, uris: list[str]) -> list[str]:
     if is_local(uris[0]):
         return [uri for uri in uris if local_path(uri).is_file()]
     if len(uris) > _ASKED_ONE_BY_ONE:
-        names = set(names_beside(uris[0]))
-        uris = [uri for uri in uris if uri[len(folder) :] in names]
-    return [uri for uri in uris if RemoteFile(uri).seen] if len(uris) <= _ASKED_ONE_BY_ONE else uris
+        names = set(RemoteFile(uris[0]).names_beside(seen=True))
+        return [uri for uri in uris if uri[len(folder) :] in names]
+    return [uri for uri in uris if RemoteFile(uri).seen]
 
 
 def remove(uri: str) -> None:

@@ -54,10 +54,11 @@ class RemoteFile:
         """Remove it, if it is there."""
         self._call(lambda: self._fs.rm_file(self._path), {Trouble.ABSENT: None})
 
-    def names_beside(self) -> list[str]:
-        """Names of what lies in its folder, in order."""
+    def names_beside(self, *, seen: bool = False) -> list[str]:
+        """Names of what lies in its folder, in order; none if only what may be `seen` counts and that is nothing."""
         nothing: list[str] = []
-        found = self._call(lambda: self._fs.ls(self._folder, detail=False), {Trouble.ABSENT: nothing})
+        instead = {Trouble.ABSENT: nothing} | ({Trouble.REFUSED: nothing} if seen else {})
+        found = self._call(lambda: self._fs.ls(self._folder, detail=False), instead)
         return sorted(str(each).rstrip("/").rpartition("/")[2] for each in found)
 
     def try_out(self) -> None:
