@@ -19,7 +19,7 @@ from xbatch.planning.repeats import RepeatFinder
 from xbatch.planning.scheduler import Scheduler
 from xbatch.planning.shards import SHARD_BYTES, SHARD_ROWS, ShardCutter
 from xbatch.planning.waiting import Order, Waiting, waiting_bytes
-from xbatch.rows.outcome import Completion, Failure, Outcome
+from xbatch.rows.outcome import Completion, Failure, Outcome, Usage
 from xbatch.rows.request import CHAT, COMPLETIONS, Prompt, Request
 from xbatch.rows.shard import Shard
 
@@ -555,6 +555,6 @@ def test_outcomes_are_kept_within_bounds() -> None:
     dedupe = Dedupe(lambda _, outcome: outcome, 3_000)
     for index in range(3):
         assert dedupe.join(asking(index), bytes([index])) is True
-        dedupe.settle(asking(index), Completion(b"x" * 1_000))
+        dedupe.settle(asking(index), Completion(b"x" * 1_000, Usage(1, 1)))
         assert dedupe.join(asking(9), b"\x00") is not True
     assert [dedupe.knows(bytes([index])) for index in range(3)] == [True, False, True]

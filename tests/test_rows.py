@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from xbatch.rows import body, request, strict_json
-from xbatch.rows.outcome import Completion, Failure
+from xbatch.rows.outcome import Completion, Failure, Usage
 from xbatch.rows.request import CHAT, COMPLETIONS, Rejected, Request, parse
 from xbatch.rows.response import response_line
 from xbatch.rows.row import Row
@@ -190,7 +190,7 @@ def _round_trips(custom_id: str) -> None:
     for ascii_only in (True, False):
         data = json.dumps({"custom_id": custom_id, "prompt": "a"}, ensure_ascii=ascii_only).encode()
         found = accepted(data)
-        written = response_line("job", found.index, found.custom_id, Completion(b"{}"), "batch")
+        written = response_line("job", found.index, found.custom_id, Completion(b"{}", Usage(1, 1)), "batch")
         assert b"\n" not in written
         assert json.loads(written)["custom_id"] == custom_id
 
@@ -296,13 +296,13 @@ def test_usual_lines_are_parsed_at_once(custom_id: Any, method: Any, url: Any, b
 def test_completion_line() -> None:
     """A completion's line holds its body as it is, a null error and ids that depend on job and row only."""
     body = b'{"x":12345678901234567890123,"y":"\xe2\x80\xa8"}'
-    one = json.loads(response_line("job", 3, "a", Completion(body), "batch"))
+    one = json.loads(response_line("job", 3, "a", Completion(body, Usage(1, 1)), "batch"))
     assert one["response"]["status_code"] == 200
     assert one["response"]["body"] == json.loads(body)
     assert one["error"] is None
     assert set(one) == {"id", "custom_id", "response", "error"}
     again = json.loads(response_line("job", 3, "b", Failure("c", "m"), "batch"))
-    other = json.loads(response_line("job", 4, "a", Completion(body), "batch"))
+    other = json.loads(response_line("job", 4, "a", Completion(body, Usage(1, 1)), "batch"))
     assert one["id"] == again["id"] != other["id"]
 
 
@@ -318,6 +318,12 @@ def test_failure_lines() -> None:
 
 def test_body_format() -> None:
     """`body` gives the bare object, also of refusals and failures."""
-    assert response_line("j", 0, "a", Completion(b'{"a":1}'), "body") == b'{"a":1}'
+    assert response_line("j", 0, "a", Completion(b'{"a":1}', Usage(1, 1)), "body") == b'{"a":1}'
     assert response_line("j", 0, "a", Failure("c", "m", status_code=400, body=b'{"error":1}'), "body") == b'{"error":1}'
     assert json.loads(response_line("j", 0, "a", Failure("c", "m"), "body"))["error"]["code"] == "c"
+
+
+def test_completion_without_a_body_is_none() -> None:
+    """Nothing that has no body can pass for an answer."""
+    with pytest.raises(ValueError, match="no answer"):
+        Completion(b"", Usage(1, 1))

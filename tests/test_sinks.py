@@ -19,7 +19,7 @@ from object_store import ObjectStore
 
 from xbatch import storage
 from xbatch.errors import StorageError, UsageError
-from xbatch.rows.outcome import Completion, Failure
+from xbatch.rows.outcome import Completion, Failure, Usage
 from xbatch.rows.response import response_line
 from xbatch.rows.shard import Shard
 from xbatch.sinks import OutputRow, Sink
@@ -74,7 +74,7 @@ def completed(index: int, file: int = 0, text: str | None = None) -> OutputRow:
     message = {"role": "assistant", "content": f"täxt\u2028 {index}" if text is None else text}
     choices = [{"index": 0, "message": message, "finish_reason": "stop"}, {"index": 1, "message": {"content": "no"}}]
     body = {"object": "chat.completion", "choices": choices, "usage": {"prompt_tokens": 7, "completion_tokens": index}}
-    outcome = Completion(json.dumps(body).encode())
+    outcome = Completion(json.dumps(body).encode(), Usage(7, index))
     return OutputRow(file, True, response_line("job", index, f"id-{index}", outcome, "batch"))
 
 

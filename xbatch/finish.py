@@ -9,26 +9,35 @@ from xbatch import crash
 from xbatch.errors import StorageError
 from xbatch.masking import masked_all
 from xbatch.report.totals import make_report
-from xbatch.sinks import OutputRow, Sink
+from xbatch.sinks import Claim, OutputRow, Sink
 from xbatch.state.folder import JobFile, StateFolder
 from xbatch.state.passes import Passes
 from xbatch.state.records import Counts, Kind
 
 
 def finish_job(
-    job: JobFile, passes: Passes, sink: Sink, folder: StateFolder, this_run: Counts, *, began_s: float, **facts: Any
+    job: JobFile,
+    passes: Passes,
+    sink: Sink,
+    claim: Claim,
+    folder: StateFolder,
+    this_run: Counts,
+    *,
+    began_s: float,
+    **facts: Any,
 ) -> dict[str, Any]:
     """Publish every row's last response, then the report, and return the report.
 
     The output is a pure function of the segments: whenever and by whomever this is done, the bytes are the same, so a
-    crash in between or a second process changes nothing. `began_s` is when this run began, by the monotonic
-    clock; `facts` go into the report. Raises StorageError, also if a row has no response.
+    crash in between or a second process changes nothing. `claim` notes which files are the job's own. `began_s` is when
+    this run began, by the monotonic clock; `facts` go into the report. Raises StorageError, also if a row has no
+    response.
     """
     crash.here("all-done")
     counts, rows = passes.counts(), sum(shard.rows for shard in passes.shards)
     if counts.total != rows:
         raise StorageError(f"{counts.total:,} rows are settled, but the job has {rows:,}: its state is damaged")
-    published = sink.publish(_output_rows(passes))
+    published = sink.publish(_output_rows(passes), claim)
     crash.here("output-published")
     facts |= {"outputs": [asdict(output) for output in published], "elapsed_s": time.monotonic() - began_s}
     facts = masked_all(facts)

@@ -77,6 +77,7 @@ class Beginning:
             self._state.clear()
         job = self._state.create(self._continuing.identity(model))
         self._continuing.agree(job)
+        job = self._continuing.learn_model(job, model)
         if self._course.passes is None:
             before, plan = self._state.plan(), self._indexing.plan()
             if before is not None and plan.shards[: len(before.shards)] != before.shards:

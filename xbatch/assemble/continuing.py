@@ -87,6 +87,13 @@ class Continuing:
         tell(f"going on with what has changed: {', '.join(fields)}")
         return self._state.job()
 
+    def learn_model(self, job: JobFile, model: str | None) -> JobFile:
+        """Keep the model of a job that began without one, because none of its rows could be sent."""
+        if model is None or job.identity["model"] is not None:
+            return job
+        self._state.accept(["model"], merged(job.identity, self.identity(model)))
+        return self._state.job()
+
     def _accept_bytes(self, fields: list[str], pairs: list[int | None], now: list[dict[str, Any]]) -> None:
         """Keep what accepted inputs of this machine hold now as what the job has read."""
         if (plan := self._state.plan()) is None:

@@ -14,12 +14,14 @@ from xbatch.planning.body_notes import BodyNotes
 from xbatch.planning.index import Index
 from xbatch.planning.index_pass import IndexPass
 from xbatch.planning.repeats import LinePlace
-from xbatch.rows.request import parse
+from xbatch.rows.request import ParsedRow, Request, parse
 from xbatch.rows.row import Row
+from xbatch.rows.shard import Shard
 from xbatch.rows.sizes import Expectation
 from xbatch.rows.template import RequestTemplate
 from xbatch.sources import Source
 from xbatch.state.folder import Plan
+from xbatch.state.journal import Journal
 
 INDEX_FIRST_S = 1.0
 """The index pass gets this head start, so that most mistakes are found before anything is loaded."""
@@ -67,10 +69,11 @@ class Indexing:
         self.blank_lines = plan.facts["blank_lines"]
         return True
 
-    def choose_model(self) -> str | None:
+    def choose_model(self, journal: Journal | None) -> str | None:
         """Begin to look at every row, unless that was done before, and tell the model as soon as it is known.
 
-        Raises UsageError.
+        If no row could be sent when that was done, the rows that `journal` has not settled are looked at again: an
+        input may have changed since. Raises UsageError.
         """
         if not self.index.shards:
             self._pass = IndexPass(self._scans(), self.index, self._place, self._shard_rows, self.parse)
@@ -80,7 +83,21 @@ class Indexing:
             while not self.index.models and not self._pass.wait(0.1):
                 pass
             self._tell_ignored("so far, ")
+        elif not self.index.models and journal is not None:
+            for _, row in self.feed(journal):
+                if isinstance(row, Request):
+                    self.index.name_model(row, f"row {row.index + 1:,}")
         return choose_model(self._spec.model, dict(self.index.models))
+
+    def feed(self, journal: Journal) -> Iterator[tuple[Shard, ParsedRow]]:
+        """Yield the rows that a journal has not settled, each with its shard."""
+        sources = list(self._sources.values())
+        for shard in self.index.shards:
+            if (settled := journal.settled(shard)) is None:
+                continue
+            for row in sources[shard.file].read(shard):
+                if row.index not in settled:
+                    yield shard, self.parse(row)
 
     async def complete(self, unable: Collection[str] = ()) -> None:
         """Wait until every row was looked at; `unable` names what the model refuses.

@@ -4,10 +4,10 @@ import asyncio
 import secrets
 import shutil
 from asyncio import to_thread
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager, suppress
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from xbatch import crash, storage
 from xbatch.assemble.beginning import Beginning
@@ -16,20 +16,21 @@ from xbatch.assemble.course import Course
 from xbatch.assemble.indexing import Indexing
 from xbatch.assemble.input import input_files, open_inputs
 from xbatch.assemble.output import open_output, output_settings
+from xbatch.assemble.ownership import Ownership
 from xbatch.assemble.planner import make_dedupe, make_respond, make_scheduler
 from xbatch.assemble.starting import EngineStarter, Starter
-from xbatch.engines.build import build_fake
+from xbatch.engines.absent import NoEngine
 from xbatch.errors import EngineError, Interrupted, UsageError, XbatchError
 from xbatch.finish import finish_job
 from xbatch.job.places import Places, find_places, storage_of
 from xbatch.job.spec import JobSpec
-from xbatch.rows.request import ParsedRow
-from xbatch.rows.shard import Shard
 from xbatch.run import Stop, end, run_job
 from xbatch.state.folder import JobFile, StateFolder
-from xbatch.state.journal import Journal
 from xbatch.state.lease import Lease
 from xbatch.state.passes import next_round
+
+if TYPE_CHECKING:
+    from xbatch.engines import Engine
 
 LEAVE_S = 3.0
 """Time to seal what a job that is stopped has settled: it is all in the log, so a store that hangs holds nobody up."""
@@ -77,9 +78,12 @@ class Job:
         self._continuing = Continuing(spec, self.state, files, tell)
         own = EngineStarter(spec, self.state.path, self.state.engine_log, before_engine, tell, self._indexing.expect)
         self._starter: Starter = starter or own
+        self._engine: Engine | None = None
+        """The engine that was started for the rows of the last pass, None if none of them could be sent."""
         self._keeps_engine = starter is not None
         self._spool = self.state.spool / secrets.token_hex(4)
         self._sink = open_output(spec, self.places, self._sources, self._spool)
+        self._ownership = Ownership(spec, self.places, self.state, self._sink.occupied)
         look, term_s = self.course.heartbeat, spec.lease_s
         self._lease = Lease(self.state.store, self.state.path, term_s=term_s, look=look, lost=self._fail, tell=tell)
         self._beginning = Beginning(
@@ -101,14 +105,14 @@ class Job:
             raise UsageError(f"no job has begun at {self.state.uri}: say by -o which output is to be extended")
         if (report := await to_thread(self._finished_before)) is not None:
             return report
-        made = not self.state.path.exists()
+        await to_thread(self._ownership.check)
+        made = await to_thread(lambda: self.state.untouched)
         try:
             await to_thread(self._lease.claim)
             return await to_thread(self._finished_before) or await self._run_leased()
         except UsageError:
             if made and self.course.running_s == 0.0:
-                if await to_thread(lambda: self.state.begun):
-                    await to_thread(self.state.clear)
+                await to_thread(self.state.forget)
                 await to_thread(self._lease.release, forget=True)
                 shutil.rmtree(self.state.path, ignore_errors=True)
             raise
@@ -171,9 +175,10 @@ class Job:
 
     async def _run_leased(self) -> dict[str, Any]:
         await to_thread(self._sink.clean)
+        await to_thread(self._ownership.begin)
         job = await to_thread(self._beginning.resume)
         if job is None or self.course.passes is None or not self.course.passes.complete:
-            model = await to_thread(self._indexing.choose_model)
+            model = await to_thread(self._choose_model)
             async with self._loading(model) as loading:
                 engine = self._starter.engine
                 await self._indexing.complete(engine.card.unable if engine else ())
@@ -185,11 +190,16 @@ class Job:
         retry = self._spec.retry_failed
         while await to_thread(next_round, self.course.passes, self.state, retry):
             retry = None  # one round a run
-            async with self._loading(job.identity["model"]) as loading:
+            model = await to_thread(self._choose_model)
+            async with self._loading(model) as loading:
+                job = await to_thread(self._continuing.learn_model, job, model)
                 await self._answer(job, loading)
             await to_thread(self.course.passes.current.close)
             crash.here("round-done")
         return await to_thread(self._finish, job)
+
+    def _choose_model(self) -> str | None:
+        return self._indexing.choose_model(self.course.passes.current if self.course.passes is not None else None)
 
     @asynccontextmanager
     async def _loading(self, model: str | None) -> AsyncIterator["asyncio.Task[None] | None"]:
@@ -221,7 +231,8 @@ class Job:
         journal = self.course.passes.current
         if before := self.course.earlier.total:
             self._tell(f"going on: {before:,} of {self.course.passes.total:,} rows are settled already")
-        engine = self._starter.engine or build_fake({})
+        self._engine = None if loading is None else self._starter.engine
+        engine = self._engine or NoEngine()
         scheduler, dedupe = make_scheduler(self._spec, engine), make_dedupe(self._spec, job.job)
 
         async def ready() -> None:
@@ -232,7 +243,7 @@ class Job:
         self._stop.listen(self.course.drain)
         try:
             complete = await run_job(
-                self._feed(journal),
+                self._indexing.feed(journal),
                 scheduler,
                 engine,
                 journal,
@@ -258,14 +269,6 @@ class Job:
             again = "it again without --restart" if self._spec.restart else "the same command again"
             raise Interrupted(f"stopped with {left:,} rows to go; run {again} to finish")
 
-    def _feed(self, journal: Journal) -> Iterator[tuple[Shard, ParsedRow]]:
-        for shard in self._indexing.index.shards:
-            if (settled := journal.settled(shard)) is None:
-                continue
-            for row in self._sources[shard.file].read(shard):
-                if row.index not in settled:
-                    yield shard, self._indexing.parse(row)
-
     async def _revive(self, death: EngineError) -> None:
         self._tell(f"{death}; starting it again, the rows that were in flight run again")
         self.course.phase = "loading"
@@ -277,11 +280,12 @@ class Job:
         self.course.phase = "writing"
         self._lease.check()
         self._before_output()
-        engine, log = self._starter.engine, self.state.engine_log
+        engine, log = self._engine, self.state.engine_log
         return finish_job(
             job,
             self.course.passes,
             self._sink,
+            self._ownership.claim,
             self.state,
             self.course.answered,
             repeated=self.course.repeated,

@@ -24,6 +24,7 @@ def open_output(spec: JobSpec, places: Places, sources: Sequence[Source], spool:
         parsed=_answers_schema(spec.request or {}) if spec.parse == "json" else None,
         with_input=spec.with_input,
         bodies=spec.format == "body",
+        output_format=spec.output_format,
     )
     return open_sink(places.targets, places.errors, spool, options)
 

@@ -191,7 +191,7 @@ class Watcher:
     def _spec_of(self, unit: Unit) -> JobSpec:
         """The job of a unit: under the file's own name if nothing else has it, else with a digest of the unit."""
         name = unit.uri.rsplit("/", 1)[-1]
-        form = self._spec.output_format or ("parquet" if name.endswith(".parquet") else None)
+        form = self._spec.output_format or ("parquet" if name.lower().endswith(".parquet") else None)
         digest = blake2b(f"{unit.uri}|{unit.size_bytes}|{unit.version}".encode(), digest_size=4).hexdigest()
         for mark in ("", f".{digest}"):
             output = answers_name(name, form, mark)
@@ -233,6 +233,8 @@ def _prefixes(spec: JobSpec) -> tuple[str, str]:
         raise UsageError(f"{out} lies under {prefix}: the outputs would be taken for inputs")
     if storage.is_local(prefix) and not storage.local_path(prefix).is_dir():
         raise UsageError(f"{prefix} is no folder")
+    if storage.is_local(out) and (place := storage.local_path(out.rstrip("/"))).exists() and not place.is_dir():
+        raise UsageError(f"{place} is no folder, and watch writes a file for each input: give a folder by -o")
     return prefix, out
 
 

@@ -30,9 +30,14 @@ class _Run(click.Command):
 
 @click.command(cls=_Run)
 @click.argument("inputs", nargs=-1, required=True, metavar="INPUT...")
-@click.option("-o", "--output", metavar="PATH", help="A file, a folder (ending in /), or - for standard output.")
+@click.option("-o", "--output", metavar="PATH", help="A file, a folder (ending in /), a pipe, or - for stdout.")
 @click.option("--errors", metavar="PATH", help="Put failed rows into a file of their own.")
-@click.option("--output-format", type=click.Choice(["jsonl", "jsonl.gz", "jsonl.zst", "parquet"]), help="Of its files.")
+@click.option(
+    "--output-format",
+    type=click.Choice(["jsonl", "jsonl.gz", "jsonl.zst", "parquet"]),
+    help="Format of output files, where their names tell none.",
+)
+@click.option("--overwrite", is_flag=True, help="Replace output files that this job has not written.")
 @click.option("--max-output-file", metavar="SIZE", help="Cut the output into files of at most this size: 2GiB.")
 @click.option("--columns", metavar="NAME,...", callback=names, help="Columns of Parquet output; without it all.")
 @click.option("--with-input", is_flag=True, help='Put the input\'s columns into JSONL output, as "input".')
@@ -147,10 +152,10 @@ async def _answer(spec: "JobSpec", scratch: "Path", terminal: "Terminal", *, qui
     from rich.console import Console
 
     from xbatch.assemble.job import Job
+    from xbatch.assemble.streams import Streams
     from xbatch.cli import signals
     from xbatch.cli.stopping import Stopping
     from xbatch.job.deadline import seconds_until
-    from xbatch.job.places import STDOUT
     from xbatch.report.closing import show_closing
     from xbatch.report.totals import exit_code
     from xbatch.run import Stop
@@ -174,6 +179,7 @@ async def _answer(spec: "JobSpec", scratch: "Path", terminal: "Terminal", *, qui
         stopping.ask_after(seconds_until(spec.deadline, began), "the deadline has come")
     # Standard input is read to its end first, and stores may be slow, which must not hold up the signals.
     job = stopping.job = await asyncio.to_thread(Job, spec, scratch, stop, tell, terminal.divert)
+    streams = Streams(job.places.streams)
     ticker = None if quiet else _show_progress(job.course.snapshot, console, terminal)
     try:
         report = await job.run()
@@ -181,9 +187,10 @@ async def _answer(spec: "JobSpec", scratch: "Path", terminal: "Terminal", *, qui
         if ticker is not None:
             ticker.close()
         job.close()
-    if job.places.shown_output == STDOUT:
-        _copy_out(job.places.targets[0], terminal)
-        report |= {"outputs": [], "state": None, "engine_log": None}
+    await asyncio.to_thread(streams.send, tell)
+    report |= {"outputs": [each for each in report["outputs"] if each["uri"] not in job.places.streams]}
+    if job.places.targets[0] in job.places.streams:
+        report |= {"state": None, "engine_log": None}
     if not quiet:
         show_closing(console, report)
     return exit_code(report, spec.allowed_failures(report["request_counts"]["total"]))
@@ -191,10 +198,10 @@ async def _answer(spec: "JobSpec", scratch: "Path", terminal: "Terminal", *, qui
 
 def _go_on(spec: "JobSpec") -> str:
     """How a job that was stopped is resumed."""
-    from xbatch.job.places import STDOUT
+    from xbatch.job.places import STDOUT, is_stream
 
-    if spec.state is None and (spec.output == STDOUT or (spec.output is None and spec.inputs == [STDOUT])):
-        return "nothing is kept of a job that writes to standard output: give it a place by -o or --state"
+    if spec.state is None and (spec.inputs == [STDOUT] if spec.output is None else is_stream(spec.output)):
+        return "nothing is kept of a job that writes to a stream: give it a place by -o or --state"
     if spec.restart:
         return "run it again without --restart to go on"
     return "run the same command again to go on"
@@ -206,12 +213,3 @@ def _show_progress(look: "Callable[[], Snapshot]", console: "Console", terminal:
     if console.is_terminal:
         return Ticker(BarProgress(look, console), BAR_EVERY_S)
     return Ticker(JsonProgress(look, terminal.err), JSON_EVERY_S)
-
-
-def _copy_out(path: str, terminal: "Terminal") -> None:
-    import shutil
-    from contextlib import suppress
-
-    with open(path, "rb") as file, suppress(BrokenPipeError):  # whoever reads has read enough
-        shutil.copyfileobj(file, terminal.out)
-        terminal.out.flush()

@@ -87,6 +87,7 @@ def changes(before: dict[str, Any], now: dict[str, Any], same_bytes: Callable[[i
     for name in sorted({*flat_before, *flat_now}):
         old, new = flat_before.get(name), flat_now.get(name)
         unknown = name == "model_version" and None in (old, new)  # its download is still to come
+        unknown |= name == "model" and old is None  # no row could be sent before, so no model has answered any
         if not (unknown or _alike(old, new)):
             way_on = "" if name in FIXED else f"--accept-change {name}"
             found.append(Change(name, _shown(old), _shown(new), way_on))

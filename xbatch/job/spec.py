@@ -98,11 +98,15 @@ class JobSpec(BaseModel):
     inputs: Inputs
     """Files, globs, folders or URIs; `-` is standard input."""
     output: str | None = None
-    """A file, a folder (ending in `/`), or `-` for standard output; without it beside the input."""
+    """A file, a folder (ending in `/`), or a stream: `-` for standard output, a named pipe, `/dev/null`.
+
+    Without it, beside the input. A file's name tells its format: `.jsonl` (or `.ndjson`), also with `.gz` or `.zst`, or
+    `.parquet`.
+    """
     output_format: OutputFormat | None = None
-    """Format of the output files; without it the output's name tells."""
+    """Format of the files in a folder, of streams, and of files whose names tell none."""
     errors: str | None = None
-    """A file for the failures; without it they stay in their place."""
+    """A file or stream for the failures, in the format that its name tells; without it they stay in their place."""
     state: str | None = None
     """Where the state lies, also in a store; without it beside the output."""
     storage_options: Options = {}
@@ -121,6 +125,8 @@ class JobSpec(BaseModel):
     """Columns to write to Parquet output, or with `with_input` to JSONL; without it all of them."""
     with_input: bool = False
     """JSONL output carries the input's columns under `input`."""
+    overwrite: bool = False
+    """Replace output files that no run of this job has written, which is refused otherwise."""
     max_output_file: Size | None = None
     """Size in bytes, or as `2GiB`, from which on the output goes on in a further file."""
     model: str | None = None

@@ -8,7 +8,7 @@ from typing import Any, Self
 from xbatch.planning.body_notes import BodyNotes
 from xbatch.planning.repeats import LinePlace, RepeatFinder
 from xbatch.planning.shards import SHARD_ROWS, ShardCutter
-from xbatch.rows.request import ParsedRow, Rejected, parse
+from xbatch.rows.request import ParsedRow, Rejected, Request, parse
 from xbatch.rows.row import Row
 from xbatch.rows.shard import Shard
 from xbatch.rows.sizes import RowSizes
@@ -54,13 +54,15 @@ class Index:
         self.sizes.take(parsed)
         self.notes.take(parsed, row)
         self.seeded += parsed.body.get("seed") is not None
-        name = parsed.body.get("model")
-        if type(name) is not str:
-            name = None
-        if known := self.models.get(name):
+        if known := self.models.get(_model_of(parsed)):
             known.rows += 1
-        elif len(self.models) < MAX_NAMED_MODELS:
-            self.models[name] = NamedModel(1, row.place)
+        else:
+            self.name_model(parsed, row.place)
+
+    def name_model(self, request: Request, place: str) -> None:
+        """Note the model that a row at `place` asks for, unless another row has named it."""
+        if len(self.models) < MAX_NAMED_MODELS:
+            self.models.setdefault(_model_of(request), NamedModel(1, place))
 
     def reject(self, rejected: Rejected) -> None:
         """Count a row that never becomes a request."""
@@ -95,6 +97,11 @@ class Index:
             RowSizes.of(facts.get("sizes", {})),
             BodyNotes.of(facts.get("ignored_fields", [])),
         )
+
+
+def _model_of(request: Request) -> str | None:
+    name = request.body.get("model")
+    return name if type(name) is str else None
 
 
 def index_rows(

@@ -5,6 +5,7 @@ from pathlib import Path
 
 from xbatch import storage
 from xbatch.assemble.starting import Starter
+from xbatch.errors import UsageError
 from xbatch.job.places import storage_of
 from xbatch.job.spec import JobSpec
 from xbatch.serve.batches import Batches
@@ -33,6 +34,10 @@ class Offline:
         tell: Callable[[str], None],
     ) -> None:
         storage.use_settings(storage_of(spec, tell))
+        if storage.is_local(settings.files):
+            place = storage.local_path(settings.files.rstrip("/"))
+            if place.exists() and not place.is_dir():
+                raise UsageError(f"--files {settings.files} is no folder")
         store = storage.open_store(settings.files)
         self._threads = StoreThreads(tell)
         batches = Batches(store)

@@ -30,7 +30,7 @@ class Record:
         """Make the record of an outcome and the response line made from it."""
         if isinstance(outcome, Completion):
             return cls(index, Kind.COMPLETED, outcome.usage, line)
-        return cls(index, Kind.RETRYABLE if outcome.retryable else Kind.FAILED, Usage(), line)
+        return cls(index, Kind.RETRYABLE if outcome.retryable else Kind.FAILED, Usage(0, 0), line)
 
 
 @dataclass(slots=True)

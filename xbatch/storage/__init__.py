@@ -18,6 +18,7 @@ from xbatch.storage.naming import is_local, local_path
 from xbatch.storage.opening import is_exclusive, open_store
 from xbatch.storage.publishing import (
     check_uri_writable,
+    existing,
     exists,
     names_beside,
     publish_to,
@@ -38,6 +39,7 @@ from xbatch.storage.remote import FsspecStore
 from xbatch.storage.remote_reader import Stat
 from xbatch.storage.settings import StorageSettings, current_settings, own_context, use_settings, using
 from xbatch.storage.store import MAX_BODY_BYTES, Store
+from xbatch.storage.streams import is_descriptor, open_stream, stream_of
 
 __all__ = [
     "MASK",
@@ -52,8 +54,10 @@ __all__ = [
     "check_writable",
     "content_stat",
     "current_settings",
+    "existing",
     "exists",
     "expand",
+    "is_descriptor",
     "is_disk_trouble",
     "is_exclusive",
     "is_folder",
@@ -65,6 +69,7 @@ __all__ = [
     "names_beside",
     "open_read",
     "open_store",
+    "open_stream",
     "own_context",
     "parse_options",
     "protocol_of",
@@ -78,6 +83,7 @@ __all__ = [
     "size_of",
     "spool",
     "stat",
+    "stream_of",
     "sweep_beside",
     "sync_file",
     "sync_folder",

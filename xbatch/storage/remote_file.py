@@ -7,6 +7,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
+from xbatch.errors import StorageError
 from xbatch.storage.filesystems import connected
 from xbatch.storage.naming import is_temporary_of, temporary_name
 from xbatch.storage.remote import connect, renamed, send_whole, writes_in_place
@@ -42,6 +43,12 @@ class RemoteFile:
         """There is such a file."""
         return self._call(lambda: bool(self._fs.info(self._path)["type"] == "file"), {Trouble.ABSENT: False})
 
+    @property
+    def seen(self) -> bool:
+        """There is such a file, as far as this user may know: who may only write is not told."""
+        unseen = {Trouble.ABSENT: False, Trouble.REFUSED: False}
+        return self._call(lambda: bool(self._fs.info(self._path)["type"] == "file"), unseen)
+
     def publish(self, path: Path) -> None:
         """Put a file of this machine there by one put, in place of what was there; whole or not at all."""
         self._call(lambda: self._send(path), {})
@@ -50,10 +57,11 @@ class RemoteFile:
         """Remove it, if it is there."""
         self._call(lambda: self._fs.rm_file(self._path), {Trouble.ABSENT: None})
 
-    def names_beside(self) -> list[str]:
-        """Names of what lies in its folder, in order."""
+    def names_beside(self, *, seen: bool = False) -> list[str]:
+        """Names of what lies in its folder, in order; none if only what may be `seen` counts and that is nothing."""
         nothing: list[str] = []
-        found = self._call(lambda: self._fs.ls(self._folder, detail=False), {Trouble.ABSENT: nothing})
+        instead = {Trouble.ABSENT: nothing} | ({Trouble.REFUSED: nothing} if seen else {})
+        found = self._call(lambda: self._fs.ls(self._folder, detail=False), instead)
         return sorted(str(each).rstrip("/").rpartition("/")[2] for each in found)
 
     def try_out(self) -> None:
@@ -93,6 +101,7 @@ class RemoteFile:
 
     def _send(self, path: Path) -> None:
         if self._in_place:
+            self._check_replaceable()
             with renamed(self._fs, self._path) as temporary:
                 self._fs.put_file(str(path), temporary)
         elif self._fs.async_impl:
@@ -100,6 +109,12 @@ class RemoteFile:
         else:
             # fsspec's memory: its own way to put a file writes in place.
             send_whole(self._fs, self._path, path.read_bytes())
+
+    def _check_replaceable(self) -> None:
+        """Refuse to rename a file over a device or a pipe, where a file system has such."""
+        with suppress(FileNotFoundError):
+            if self._fs.info(self._path)["type"] not in ("file", "link"):
+                raise StorageError(f"{self.uri} is no regular file, and no file may replace it")
 
     def _touch(self) -> None:
         folder = self._folder
