@@ -122,7 +122,10 @@ class Continuing:
         return {uri: self._input_version(uri) for uri in self._uris}
 
     def _input_version(self, uri: str) -> storage.Stat:
-        return storage.content_stat(Path(self._files[uri])) if uri == STDIN else storage.stat(uri)
+        file = self._files[uri]
+        # Standard input and pipes are known by what they held: they have neither size nor time.
+        is_spooled = uri == STDIN or (storage.is_local(uri) and file != uri)
+        return storage.content_stat(Path(file)) if is_spooled else storage.stat(uri)
 
     def _same_bytes(self, before: int, now: int) -> bool:
         """An input that may be one of the job's holds what the index pass has read of that."""

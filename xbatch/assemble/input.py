@@ -1,6 +1,5 @@
 """The sources of a job, from what its specification says about the inputs."""
 
-import sys
 from pathlib import Path
 
 from xbatch import storage
@@ -13,37 +12,41 @@ from xbatch.sources.opening import SourceOptions, open_source
 
 
 def input_files(inputs: list[str], scratch: Path, *, copies: bool = False) -> dict[str, str]:
-    """The file to read for each input by the user's name for it; standard input is read to its end first.
+    """Return the file to read for each input by the user's name for it.
 
-    With `copies`, so is every file that lies in a store. Raises UsageError if one can't be read.
+    Standard input and pipes are read to their end first; with `copies`, so is every file that lies in a store. Raises
+    UsageError if one can't be read.
     """
     if inputs == [STDIN]:
-        return {STDIN: storage.spool(sys.stdin.buffer, scratch / "stdin")}
-    if not copies:
-        return {uri: uri for uri in inputs}
-    return {uri: _copied(uri, scratch / f"input-{i}") for i, uri in enumerate(inputs)}
+        return {STDIN: storage.spool_stdin(scratch / "stdin")}
+    return {uri: _file(uri, scratch / f"input-{i}", copies=copies) for i, uri in enumerate(inputs)}
 
 
-def open_inputs(spec: JobSpec, files: dict[str, str]) -> dict[str, Source]:
-    """The source of each input.
+def open_inputs(spec: JobSpec, files: dict[str, str], *, begun: bool = False) -> dict[str, Source]:
+    """Return the source of each input; of a job that has `begun` the rows are what they were then.
 
     Raises UsageError if one can't be read.
     """
-    return {uri: open_input(spec, uri, file) for uri, file in files.items()}
+    return {uri: open_input(spec, uri, file, begun=begun) for uri, file in files.items()}
 
 
-def open_input(spec: JobSpec, uri: str, file: str, *, digests: bool = True) -> Source:
-    """The source of one input, which the user calls `uri`; with `digests`, it may be asked for its own.
+def open_input(spec: JobSpec, uri: str, file: str, *, digests: bool = True, begun: bool = False) -> Source:
+    """Return the source of one input, which the user calls `uri`; with `digests`, it may be asked for its own.
 
     Raises UsageError if it can't be read.
     """
     columns = RequestTemplate(spec.request).columns if spec.request else None
-    options = SourceOptions(spec.max_line_bytes, columns, "custom_id" in (spec.request or {}), digests)
-    return open_source(file, "stdin" if uri == STDIN else uri, options)
+    options = SourceOptions(
+        spec.max_line_bytes, columns, "custom_id" in (spec.request or {}), digests, first_rows=not begun
+    )
+    return open_source(file, "stdin" if uri == STDIN else storage.shown_name(uri), options)
 
 
-def _copied(uri: str, path: Path) -> str:
-    if storage.is_local(uri):
+def _file(uri: str, path: Path, *, copies: bool) -> str:
+    if storage.is_special(uri):
+        with reading(storage.shown_name(uri)):
+            return storage.spool_special(uri, path)
+    if storage.is_local(uri) or not copies:
         return uri
     with reading(uri), storage.open_read(uri) as file:
         return storage.spool(file, path)

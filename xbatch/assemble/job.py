@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from xbatch import crash, storage
 from xbatch.assemble.beginning import Beginning
-from xbatch.assemble.continuing import Continuing, NothingAnswered, in_job_order
+from xbatch.assemble.continuing import Continuing, NothingAnswered, has_answers, in_job_order
 from xbatch.assemble.course import Course
 from xbatch.assemble.indexing import Indexing
 from xbatch.assemble.input import input_files, open_inputs
@@ -70,8 +70,9 @@ class Job:
         self.places: Places = find_places(spec, scratch)
         self.state = StateFolder(self.places.state)
         self.places = in_job_order(spec, self.state, self.places)
+        begun = not spec.restart and self.state.exists and has_answers(self.state)
         files = input_files(self.places.inputs, scratch, copies=copies)
-        sources = open_inputs(spec, files)
+        sources = open_inputs(spec, files, begun=begun)
         self._sources = list(sources.values())
         self._indexing = Indexing(spec, sources, tell, refuses=refuses)
         self.course = Course(lambda: self._indexing.index.rows)

@@ -19,7 +19,7 @@ from xbatch.errors import ExitCode, Interrupted, StorageError, UsageError
 from xbatch.job.fingerprint import edges
 from xbatch.job.inputs import find_inputs
 from xbatch.job.pairing import place_of
-from xbatch.job.places import answers_name, is_answers, storage_of
+from xbatch.job.places import answers_name, check_length, is_answers, storage_of
 from xbatch.job.spec import JobSpec
 from xbatch.report.totals import exit_code
 from xbatch.run import Stop
@@ -83,6 +83,7 @@ class Watcher:
         self._finished: set[Unit] = set()
         self._trouble: Counter[Unit] = Counter()
         self._note = ""
+        self._refused: set[str] = set()
         self._own = _own_folder(StateFolder(f"{self._out}{STATE}").path)
         self._starter = EngineStarter(spec, self._own, self._own / "vllm.log", before_engine, tell)
 
@@ -138,7 +139,7 @@ class Watcher:
 
     def _units(self) -> Iterator[Unit]:
         try:
-            inputs, _ = find_inputs([self._prefix], is_answers)
+            inputs, _ = find_inputs([self._prefix], is_answers, watched=True)
         except UsageError as e:
             if str(e) != self._note:  # most often nothing has landed yet
                 self._note = str(e)
@@ -150,14 +151,23 @@ class Watcher:
                     found = storage.stat(uri)
                 except FileNotFoundError:
                     continue
-                except OSError:  # its job will say why it can't be read
-                    found = storage.Stat(0, "")
+                except OSError as e:  # such as a link that leads round in a circle
+                    self._refuse(uri, e)
+                    continue
                 yield Unit(uri, found.size_bytes, found.version)
+
+    def _refuse(self, uri: str, error: OSError) -> None:
+        """Say once that a file can't be looked at."""
+        if uri not in self._refused:
+            self._refused.add(uri)
+            self.seen.unusable += 1
+            self._tell(f"{storage.shown_name(uri)} can't be read: {error.strerror or error}")
 
     async def _run(self, unit: Unit) -> bool:
         """Do what is left of one file; False if that must be tried again."""
         if self.stop.requests:
             raise Interrupted("stopped watching")
+        shown = storage.shown_name(unit.uri)
         try:
             spec = self._spec_of(unit)
             report = self._report_of(spec)
@@ -165,17 +175,18 @@ class Watcher:
                 self.job = Job(spec, self._scratch, self.stop, self._tell, self._before_engine, starter=self._starter)
                 report = await self.job.run()
                 counts = report["request_counts"]
-                self._tell(f"{unit.uri}: {counts['total']:,} rows, {counts['failed']:,} failed, in {spec.output}")
+                output = storage.shown_name(str(spec.output))
+                self._tell(f"{shown}: {counts['total']:,} rows, {counts['failed']:,} failed, in {output}")
         except Interrupted as e:
             if self.stop.requests:
                 raise
-            self._tell(f"{unit.uri}: {e}")  # another watcher has it
+            self._tell(f"{shown}: {e}")  # another watcher has it
             return False
         except UsageError as e:
             self.seen.unusable += 1
-            self._tell(str(e) if unit.uri in str(e) else f"{unit.uri}: {e}")
+            self._tell(str(e) if shown in str(e) else f"{shown}: {e}")
         except (StorageError, OSError) as e:
-            self._tell(f"{unit.uri}: {e}")
+            self._tell(f"{shown}: {e}")
             self._trouble[unit] += 1
             return False
         else:
@@ -194,7 +205,7 @@ class Watcher:
         form = self._spec.output_format or ("parquet" if name.lower().endswith(".parquet") else None)
         digest = blake2b(f"{unit.uri}|{unit.size_bytes}|{unit.version}".encode(), digest_size=4).hexdigest()
         for mark in ("", f".{digest}"):
-            output = answers_name(name, form, mark)
+            output = check_length(answers_name(name, form, mark))
             state = f"{self._out}{STATE}/{output}"
             spec = self._spec.model_copy(
                 update={"inputs": [unit.uri], "output": f"{self._out}{output}", "state": state}

@@ -14,8 +14,11 @@ _DIGEST_BYTES = 16
 
 
 def edges(uri: str) -> str:
-    """Digest of the first and last 64 KiB of a file on this machine; nothing for one in a store, which has ETags."""
-    if not storage.is_local(uri):
+    """Return a digest of the first and last 64 KiB of a file on this machine.
+
+    Empty for one in a store, which has ETags, and for a pipe, which can't be read again.
+    """
+    if not storage.is_local(uri) or storage.is_special(uri):
         return ""
     digest = hashlib.blake2b(digest_size=_DIGEST_BYTES)
     with open(storage.local_path(uri), "rb") as file:

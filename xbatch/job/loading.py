@@ -19,6 +19,7 @@ Path: TypeAlias = tuple[int | str, ...]
 """Where a value stands among the fields."""
 
 _MERGED = ("engine", "lora_modules", "storage_options", "request")
+_PLACES = ("inputs", "output", "errors", "state")
 _MESSAGES = "messages"
 _LARGEST = 1 << 20
 """Bytes that a job file may have."""
@@ -46,7 +47,8 @@ def load_job(given: Mapping[str, Any], environment: Mapping[str, str] = os.envir
     file's; of `engine`, `lora_modules` and `storage_options` single settings, of `request` its single fields.
     Raises UsageError, with file and line, for whatever can't be understood.
     """
-    given, inputs = dict(given), given.get("inputs") or [""]
+    given = {name: _readable(value) if name in _PLACES else value for name, value in given.items()}
+    inputs = given.get("inputs") or [""]
     if not inputs[0].endswith(JOB_FILE_SUFFIXES):
         return _checked(given, lambda where: (0, _flag(where[0])))
     path = inputs[0]
@@ -142,6 +144,13 @@ class _Secrets:
         found = f"{name}_{used + 1}" if used else name
         self._names.append(found)
         return f"{_MARK}{found}{_MARK}"
+
+
+def _readable(place: Any) -> Any:
+    """The names of files, which need not be UTF-8, as texts that can be written down."""
+    if isinstance(place, list):
+        return [_readable(each) for each in place]
+    return storage.as_text(place) if isinstance(place, str) else place
 
 
 def _overridden(fields: dict[str, Any], given: dict[str, Any]) -> dict[str, Any]:

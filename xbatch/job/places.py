@@ -1,5 +1,6 @@
 """Where a job's inputs, outputs and state lie."""
 
+import os
 import re
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
@@ -15,6 +16,7 @@ __all__ = [
     "STDOUT",
     "Places",
     "answers_name",
+    "check_length",
     "default_output",
     "find_places",
     "inputs_of",
@@ -30,6 +32,9 @@ _ANSWERS_NAME = re.compile(r".*\.responses(-\d{5,}-of-\d{5,})?\.(jsonl(\.gz|\.zs
 _STREAM_FORMAT = re.compile(r"\.((jsonl|ndjson)(\.gz|\.zst)?|parquet)$", re.IGNORECASE)
 _DEFAULT_FORMAT = "jsonl"
 _PARQUET = ".parquet"
+_STATE = ".xbatch"
+_MAX_NAME_BYTES = 255
+"""Longest name of a file on Linux."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,19 +99,31 @@ def state_of(output: str) -> str:
     place = output.rstrip("/")
     # Beside a bucket there is nothing, so it lies inside.
     is_bucket = "://" in place and "/" not in place.split("://", 1)[1]
-    return f"{place}/.xbatch" if is_bucket else f"{place}.xbatch"
+    return f"{place}/{_STATE}" if is_bucket else f"{place}{_STATE}"
 
 
 def default_output(inputs: list[str], output_format: str | None = None) -> str:
-    """Where the output goes unless it was told otherwise. Raises UsageError if the inputs are not on this machine."""
-    if inputs == [STDIN]:
+    """Return where the output goes unless it was told otherwise: for a pipe, as for standard input, standard output.
+
+    Raises UsageError if that can't be told, as for inputs that are not on this machine.
+    """
+    if inputs == [STDIN] or (len(inputs) == 1 and storage.is_special(inputs[0])):
         return STDOUT
+    if any(storage.is_special(uri) for uri in inputs):
+        raise UsageError("some inputs are pipes: say by -o where the output should go")
     if not all(storage.is_local(uri) for uri in inputs):
         raise UsageError("the inputs are not on this machine: say by -o where the output should go")
     if len(inputs) == 1:
         table = "parquet" if inputs[0].lower().endswith(_PARQUET) else _DEFAULT_FORMAT
-        return answers_name(inputs[0], output_format or table)
-    return str(_common_folder(inputs) / "responses") + "/"
+        return check_length(answers_name(inputs[0], output_format or table))
+    return storage.as_text(str(_common_folder(inputs) / "responses")) + "/"
+
+
+def check_length(output: str) -> str:
+    """Return the name of an output on this machine. Raises UsageError if no file and no state could be called so."""
+    if storage.is_local(output) and len(os.fsencode(storage.local_path(output).name + _STATE)) > _MAX_NAME_BYTES:
+        raise UsageError(f"{storage.shown_name(output)}: the name of the output would be too long; choose one by -o")
+    return output
 
 
 def is_answers(uri: str) -> bool:

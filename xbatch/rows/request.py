@@ -8,6 +8,7 @@ import msgspec
 from xbatch.rows import strict_json
 from xbatch.rows.outcome import Failure
 from xbatch.rows.row import Row
+from xbatch.rows.shapes import describe, keys_of
 from xbatch.rows.template import RequestTemplate, TemplateError
 
 CHAT = "/v1/chat/completions"
@@ -98,7 +99,7 @@ def parse(row: Row, template: RequestTemplate | None = None) -> ParsedRow:
     A template first makes a bare body of the row's columns; a `custom_id` in it wins over the row's own.
     What stands inside the body is the API's to judge, so only what keeps a row from being sent is rejected here:
     the codes are `line_too_long`, `invalid_json_line`, `invalid_unicode`, `json_too_deep`, `body_not_object`,
-    `invalid_custom_id`, `duplicate_custom_id`, `invalid_method`, `invalid_url`, `template_failed`.
+    `invalid_custom_id`, `duplicate_custom_id`, `invalid_method`, `invalid_url`, `unknown_row_shape`, `template_failed`.
     """
     return (_usual(row) if template is None else None) or _parse(row, template)
 
@@ -165,11 +166,11 @@ def _custom_id(value: dict[str, Any], generated: str) -> str:
 def _body(value: dict[str, Any]) -> tuple[str, dict[str, Any]]:
     if "body" not in value and "url" not in value and "method" not in value:
         body = {key: v for key, v in value.items() if key != "custom_id"}
-        return _endpoint_for(body, "the row"), body
+        return _endpoint_for(body, "the row", value), body
     if (method := value.get("method") or "POST") != "POST":
         raise _Unfit("invalid_method", f"method is {_short(method)}; only POST makes a response")
     if "body" not in value:
-        raise _Unfit("body_not_object", 'the row has no "body"')
+        raise _Unfit("body_not_object", f'the row has no "body" (it has: {keys_of(value)})')
     body = _object(value["body"], "body")
     if (url := value.get("url")) is None:
         return _endpoint_for(body, "body"), body
@@ -178,12 +179,13 @@ def _body(value: dict[str, Any]) -> tuple[str, dict[str, Any]]:
     return url, body
 
 
-def _endpoint_for(body: dict[str, Any], what: str) -> str:
+def _endpoint_for(body: dict[str, Any], what: str, whole: dict[str, Any] | None = None) -> str:
+    """The endpoint that a body is for; `whole` is the object in which it stands, where that has a shape of its own."""
     if "messages" in body:
         return CHAT
     if "prompt" in body:
         return COMPLETIONS
-    raise _Unfit("invalid_url", f'{what} has neither "messages" nor "prompt", so no endpoint fits it')
+    raise _Unfit("unknown_row_shape", describe(body if whole is None else whole, what))
 
 
 def _short(value: Any) -> str:

@@ -177,7 +177,7 @@ class RowError(BaseModel):
     model_config = _OURS
 
     code: str
-    """Such as `invalid_json_line`, `template_failed`, `duplicate_custom_id`, `request_timeout`, `engine_crashed`."""
+    """Such as `invalid_json_line`, `unknown_row_shape`, `template_failed`, `request_timeout`, `engine_crashed`."""
     message: str
     retryable: bool
     """The same row may succeed when it is tried again: `--retry-failed` does that."""

@@ -20,7 +20,7 @@ class ProblemLine(_Told):
     custom_id: str | None
     """None where it is not known."""
     code: str
-    """Such as `invalid_json_line`, `invalid_url`, `duplicate_custom_id`, `invalid_request`, `model_not_found`."""
+    """Such as `invalid_json_line`, `unknown_row_shape`, `duplicate_custom_id`, `invalid_request`, `model_not_found`."""
     message: str
     param: str | None
     """The field of the body that is wrong, where one is."""

@@ -24,6 +24,7 @@ _PARAMS = {
     "invalid_custom_id": "custom_id",
     "invalid_method": "method",
     "invalid_url": "url",
+    "unknown_row_shape": "body",
 }
 
 

@@ -2,53 +2,52 @@
 
 import hashlib
 from collections.abc import Callable, Iterator
-from contextlib import closing
-from typing import TYPE_CHECKING
+from contextlib import closing, suppress
+from io import BytesIO
+from typing import TYPE_CHECKING, BinaryIO
 
 from xbatch import storage
 from xbatch.errors import StorageError, UsageError
 from xbatch.rows.row import Row
 from xbatch.rows.shard import Shard
 from xbatch.sources import DIGEST_BYTES
-from xbatch.sources.decompress import Damaged, codec_of, decompressed
+from xbatch.sources.converting import Conversion
+from xbatch.sources.decompress import MAGIC_BYTES, Damaged, codec_of, decompressed
+from xbatch.sources.first_rows import unsendable
 from xbatch.sources.kept import Kept
 from xbatch.sources.lines import Line, Lines
 from xbatch.sources.looking import reading
+from xbatch.sources.sniffing import HEAD_BYTES, Head, foreign
 
 if TYPE_CHECKING:
     import pyarrow as pa
 
 MAX_LINE_BYTES = 64 << 20
 
-_HEAD_BYTES = 512
-_NOT_JSONL = (
-    (0, b"PAR1", "Parquet"),
-    (0, b"PK\x03\x04", "a zip archive"),
-    (0, b"\x04\x22\x4d\x18", "lz4-compressed"),
-    (0, b"\xff\x06\x00\x00sNaPpY", "snappy-compressed"),
-    (0, b"Obj\x01", "Avro"),
-    (0, b"ORC", "ORC"),
-    (0, b"ARROW1", "Arrow"),
-    (257, b"ustar", "a tar archive"),
-    (0, b"\xff\xfe", "UTF-16 text"),
-    (0, b"\xfe\xff", "UTF-16 text"),
-    (0, b"{\x00", "UTF-16 text"),
-    (0, b"\x00{", "UTF-16 text"),
-)
+_FIRST_BYTES = 512
+"""Damage within so many bytes makes a file none that can be read at all; later damage is told by the scan."""
 
 
 class JsonlSource:
     """A JSONL file, plain or compressed in one of the ways that `decompress` knows.
 
-    Lines end at a line feed and nowhere else. A byte order mark at the start of a line, a carriage return at its
-    end and blank lines are not part of any row. Offsets count the bytes of the decompressed text; the digest is that of
-    the file as it lies there.
+    With `templated`, rows are whatever objects a template takes; with `first_rows`, a file none of whose first rows
+    can be a request is refused. Lines end at a line feed and nowhere else. A byte
+    order mark at the start of a line, a carriage return at its end and blank lines are not part of any row. Offsets
+    count the bytes of the decompressed text; the digest is that of the file as it lies there.
     """
 
     carried_schema = None
 
     def __init__(
-        self, uri: str, max_line_bytes: int = MAX_LINE_BYTES, shown_as: str | None = None, *, digests: bool = True
+        self,
+        uri: str,
+        max_line_bytes: int = MAX_LINE_BYTES,
+        shown_as: str | None = None,
+        *,
+        digests: bool = True,
+        templated: bool = False,
+        first_rows: bool = True,
     ) -> None:
         self.uri = uri
         self.shown_as = shown_as or uri
@@ -57,6 +56,8 @@ class JsonlSource:
         self.digest = ""
         self._max_line_bytes = max_line_bytes
         self._digests = digests
+        self._templated = templated
+        self._judges_first_rows = first_rows
         self._kept: Kept[Lines] = Kept()
 
     def place(self, line: int) -> str:
@@ -64,21 +65,24 @@ class JsonlSource:
         return f"{self._within}{line}"
 
     def check(self) -> None:
-        """Refuse what is missing, unreadable or evidently not JSONL.
+        """Refuse what is missing, unreadable or evidently no JSONL, or holds no requests so far as its beginning shows.
 
         Raises UsageError.
         """
-        with reading(self.shown_as), closing(decompressed(storage.open_read(self.uri))) as stream:
-            try:
-                head = stream.read(_HEAD_BYTES)
-            except Damaged as e:
-                raise UsageError(f"{self.shown_as} is damaged: {e}") from e
-        for offset, magic, what in _NOT_JSONL:
-            if head.startswith(magic, offset):
-                raise UsageError(f"{self.shown_as} is {what}, not JSONL in UTF-8")
+        with reading(self.shown_as), storage.open_read(self.uri) as file:
+            packed = codec_of(file.read(MAGIC_BYTES))
+            file.seek(0)
+            with closing(decompressed(file)) as stream:
+                head = self._head(stream)
         # A file that is not compressed has been found to be so by the same look, so this is another layer.
-        if (codec := codec_of(head)) is not None:
+        if (codec := codec_of(head.data)) is not None:
             raise UsageError(f"{self.shown_as} is compressed twice, the second time by {codec.name}: unpack it once")
+        if what := foreign(head, Conversion(self.shown_as, packed.name if packed else None)):
+            raise UsageError(f"{self.shown_as} {what}")
+        if not self._judges_first_rows:
+            return
+        if (failure := unsendable(self._first_rows(head), templated=self._templated)) is not None:
+            raise UsageError(f"{self.shown_as} holds no requests, as far as its first rows show: {failure}")
 
     def scan(self, first_row: int) -> Iterator[Row]:
         """Every row from the beginning of the file.
@@ -133,6 +137,24 @@ class JsonlSource:
     def close(self) -> None:
         """Give back the file that is kept open for the next shard."""
         self._kept.close()
+
+    def _head(self, stream: BinaryIO) -> Head:
+        """The file's beginning, as far as it can be read. Raises UsageError if not even the first bytes can."""
+        try:
+            data = stream.read(_FIRST_BYTES)
+        except Damaged as e:
+            raise UsageError(f"{self.shown_as} is damaged: {e}") from e
+        with suppress(Damaged):
+            more = stream.read(HEAD_BYTES)
+            return Head(data + more, whole=len(more) < HEAD_BYTES)
+        return Head(data, whole=False)
+
+    def _first_rows(self, head: Head) -> Iterator[Row]:
+        """The rows that the beginning holds from end to end."""
+        for index, line in enumerate(Lines(BytesIO(head.data), self._max_line_bytes)):
+            cut_off = not head.whole and line.offset + line.num_bytes >= len(head.data)
+            if not line.blank and not cut_off:
+                yield self._row(index, line)
 
     def _row(self, index: int, line: Line, first_use: str | None = None) -> Row:
         return Row(index, self._within, line.number, line.offset, line.data, line.num_bytes, line.too_long, first_use)

@@ -26,6 +26,8 @@ class SourceOptions:
     """The template gives every row its `custom_id`."""
     digests: bool = True
     """Inputs will be asked for their digest."""
+    first_rows: bool = True
+    """Files none of whose first rows can be a request are refused."""
 
 
 def open_source(uri: str, shown_as: str, options: SourceOptions) -> Source:
@@ -46,4 +48,11 @@ def open_source(uri: str, shown_as: str, options: SourceOptions) -> Source:
         raise UsageError(f"{shown_as} is no Parquet file, though its name says so")
     if not head and uri.endswith(_COMPRESSED):
         raise UsageError(f"{shown_as} is empty, though its name says that it is compressed")
-    return JsonlSource(uri, options.max_line_bytes, shown_as, digests=options.digests)
+    return JsonlSource(
+        uri,
+        options.max_line_bytes,
+        shown_as,
+        digests=options.digests,
+        templated=options.template_columns is not None,
+        first_rows=options.first_rows,
+    )

@@ -2,6 +2,7 @@
 
 from xbatch.masking import MASK, masked, masked_all, replace_secrets, without_secrets
 from xbatch.storage.filesystems import parse_options, protocol_of, same_place
+from xbatch.storage.finding import expand, file_key, files_below, glob_root, is_folder
 from xbatch.storage.local import (
     check_writable,
     is_disk_trouble,
@@ -14,8 +15,9 @@ from xbatch.storage.local import (
     translated,
 )
 from xbatch.storage.local_store import LocalStore
-from xbatch.storage.naming import is_local, local_path
+from xbatch.storage.naming import as_text, is_local, local_path, shown_name
 from xbatch.storage.opening import is_exclusive, open_store
+from xbatch.storage.pipes import is_special, spool_special, spool_stdin
 from xbatch.storage.publishing import (
     check_uri_writable,
     existing,
@@ -28,8 +30,6 @@ from xbatch.storage.publishing import (
 from xbatch.storage.reading import (
     READ_BUFFER_BYTES,
     content_stat,
-    expand,
-    is_folder,
     open_read,
     size_of,
     spool,
@@ -50,6 +50,7 @@ __all__ = [
     "Stat",
     "StorageSettings",
     "Store",
+    "as_text",
     "check_uri_writable",
     "check_writable",
     "content_stat",
@@ -57,11 +58,15 @@ __all__ = [
     "existing",
     "exists",
     "expand",
+    "file_key",
+    "files_below",
+    "glob_root",
     "is_descriptor",
     "is_disk_trouble",
     "is_exclusive",
     "is_folder",
     "is_local",
+    "is_special",
     "local_path",
     "make_folder",
     "masked",
@@ -80,8 +85,11 @@ __all__ = [
     "remove",
     "replace_secrets",
     "same_place",
+    "shown_name",
     "size_of",
     "spool",
+    "spool_special",
+    "spool_stdin",
     "stat",
     "stream_of",
     "sweep_beside",

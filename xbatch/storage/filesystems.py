@@ -3,6 +3,7 @@
 import contextlib
 import copy
 import json
+import os
 from collections.abc import Iterator, Mapping
 from typing import Any, cast
 
@@ -11,7 +12,7 @@ from fsspec.registry import available_protocols, get_filesystem_class
 
 from xbatch.errors import StorageError, UsageError
 from xbatch.masking import without_secrets
-from xbatch.storage.naming import is_local, local_path
+from xbatch.storage.naming import as_text, is_local, local_path
 from xbatch.storage.settings import StorageSettings
 
 READ_ONLY = ("http", "https")
@@ -97,7 +98,8 @@ def protocol_of(uri: str) -> str:
 def same_place(uri: str) -> str:
     """Return a name that two URIs share if they name one place, whoever has signed them."""
     if is_local(uri):
-        return str(local_path(uri).resolve())
+        # Path.resolve raises what is no OSError for links that lead round in a circle.
+        return as_text(os.path.realpath(local_path(uri)))
     uri = without_secrets(uri)
     with contextlib.suppress(ImportError, ValueError):
         found = get_filesystem_class(protocol_of(uri))

@@ -11,19 +11,37 @@ _KEPT = 50
 """Characters of a name that its temporary one keeps: at most 200 bytes, so that no file system finds it too long."""
 
 
+# Bytes of a local file's name that are no UTF-8, which Python turns into surrogates that no UTF-8 file can hold, stand
+# in URIs as characters of a private area instead: names go into job files, reports and messages.
+_BYTES = {0xDC00 + byte: 0x10F000 + byte for byte in range(0x80, 0x100)}
+_BYTES_BACK = {private: surrogate for surrogate, private in _BYTES.items()}
+_BYTES_SHOWN = {0x10F000 + byte: f"\\x{byte:02x}" for byte in range(0x80, 0x100)}
+
+
+def as_text(name: str) -> str:
+    """Return a name as the operating system gave it in a form that can be encoded; `local_path` takes it back."""
+    return name if name.isascii() else name.translate(_BYTES)
+
+
+def shown_name(uri: str) -> str:
+    """Return a URI as messages show it, bytes that are no UTF-8 in hexadecimal."""
+    return uri if uri.isascii() else uri.translate(_BYTES_SHOWN)
+
+
 def is_local(uri: str) -> bool:
     """Tell whether a URI names a place on this machine."""
     return "://" not in uri or uri.startswith("file://")
 
 
 def local_path(uri: str) -> Path:
-    """The path behind a local URI.
+    """Return the path behind a local URI.
 
     Raises StorageError if the URI is not local.
     """
     if not is_local(uri):
         raise StorageError(f"{uri} is not on this machine")
-    return Path(uri.removeprefix("file://"))
+    name = uri.removeprefix("file://")
+    return Path(name if name.isascii() else name.translate(_BYTES_BACK))
 
 
 def temporary_name(name: str) -> str:

@@ -3,6 +3,7 @@
 import hashlib
 from collections.abc import Iterator
 from contextlib import closing
+from dataclasses import replace
 
 import pyarrow as pa
 
@@ -17,7 +18,7 @@ from xbatch.sources.kept import Kept
 from xbatch.sources.looking import reading
 from xbatch.sources.parquet.columns import Columns, choose_columns
 from xbatch.sources.parquet.objects import row_objects
-from xbatch.sources.parquet.table import Table
+from xbatch.sources.parquet.partitions import PartitionedTable
 
 
 class ParquetSource:
@@ -47,8 +48,8 @@ class ParquetSource:
         self._template_columns = template_columns
         self._template_names_rows = template_names_rows
         self._found: tuple[pa.Schema, Columns] | None = None
-        self._kept_rows: Kept[Table] = Kept()
-        self._kept_carried: Kept[Table] = Kept()
+        self._kept_rows: Kept[PartitionedTable] = Kept()
+        self._kept_carried: Kept[PartitionedTable] = Kept()
 
     @property
     def carried_schema(self) -> pa.Schema | None:
@@ -66,7 +67,7 @@ class ParquetSource:
         Raises UsageError.
         """
         schema, _ = self._look()
-        with reading(self.shown_as), closing(Table(self.uri)) as table:
+        with reading(self.shown_as), closing(PartitionedTable(self.uri)) as table:
             try:
                 # Whether a column is encrypted shows only when it is read.
                 for _ in table.batches(schema.names, 0, 1):
@@ -82,7 +83,7 @@ class ParquetSource:
         """
         schema, columns = self._look()
         index = first_row
-        with storage.translated(self.shown_as), closing(Table(self.uri)) as table:
+        with storage.translated(self.shown_as), closing(PartitionedTable(self.uri)) as table:
             try:
                 for batch in table.batches(schema.names, 0, table.num_rows):
                     for row in self._rows(table, batch, columns, index - first_row):
@@ -147,22 +148,27 @@ class ParquetSource:
         if self._found is None:
             with reading(self.shown_as):
                 try:
-                    with closing(Table(self.uri)) as table:
-                        schema = table.schema
+                    with closing(PartitionedTable(self.uri)) as table:
+                        schema, own, partitions = table.schema, table.own_schema, list(table.partitions)
                 except Damaged as e:
                     raise UsageError(f"{self.shown_as} is no Parquet file that can be read: {e}") from e
+            templated = self._template_columns is not None
             try:
-                self._found = (
-                    schema,
-                    choose_columns(schema, self._template_columns, template_names_rows=self._template_names_rows),
+                columns = choose_columns(
+                    schema if templated else own,
+                    self._template_columns,
+                    template_names_rows=self._template_names_rows,
                 )
             except UsageError as e:
                 raise UsageError(f"{self.shown_as} {e}") from None
+            # What a path tells is data: only a template makes requests of it.
+            carried = columns.carried if templated else [*columns.carried, *partitions]
+            self._found = schema, replace(columns, carried=carried)
         return self._found
 
-    def _open(self) -> Table:
+    def _open(self) -> PartitionedTable:
         try:
-            table = Table(self.uri)
+            table = PartitionedTable(self.uri)
         except Damaged as e:
             raise StorageError(f"{self.shown_as} is damaged: {e}") from e
         if not table.schema.equals(self._look()[0]):
@@ -171,7 +177,7 @@ class ParquetSource:
         return table
 
     def _rows(
-        self, table: Table, batch: pa.RecordBatch, columns: Columns, number: int
+        self, table: PartitionedTable, batch: pa.RecordBatch, columns: Columns, number: int
     ) -> Iterator[tuple[int, int, bytes, int]]:
         """For each row of a batch, the first of which is row `number`: row group, line, data and size."""
         for i, data in enumerate(row_objects(batch, columns), number):
@@ -182,7 +188,7 @@ class ParquetSource:
         data = data[: EXCERPT_BYTES + 1] if too_long else data
         return Row(index, self._within, line, group, data, size, too_long, first_use)
 
-    def _digest(self, table: Table) -> str:
+    def _digest(self, table: PartitionedTable) -> str:
         digest = hashlib.blake2b(digest_size=DIGEST_BYTES)
         if storage.is_local(self.uri):
             with storage.open_read(self.uri) as file:
@@ -193,7 +199,7 @@ class ParquetSource:
         return digest.hexdigest()
 
     @staticmethod
-    def _put_back(place: Kept[Table], table: Table, *, whole: bool) -> None:
+    def _put_back(place: Kept[PartitionedTable], table: PartitionedTable, *, whole: bool) -> None:
         if whole:
             place.put(table)
         else:
