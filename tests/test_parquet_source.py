@@ -278,7 +278,7 @@ def test_messages(tmp_path: Path) -> None:
     lists = written(tmp_path, pa.table({"messages": [messages, None, None], "prompt": [None, "b", None]}))
     assert values(lists) == [{"messages": said}, {"prompt": "b"}, {"messages": None, "prompt": None}]
     texts = written(tmp_path, pa.table({"messages": [json.dumps(messages), "nope"]}))
-    assert values_of_good(texts) == [{"messages": messages}]
+    assert values_of_good(texts) == [{"messages": said}]
     assert [code for code, _ in failures(texts)] == ["invalid_json_line"]
 
 

@@ -165,7 +165,12 @@ def test_requests() -> None:
     chat = RequestTemplate({"messages": [{"role": "user", "content": "{{ text }}"}], "model": "m"})
     parsed = parse(row({"text": "hi", "body": 1, "url": "odd", "messages": 2}), chat)
     assert parsed == Request(
-        3, "row-3", CHAT, {"messages": [{"role": "user", "content": "hi"}], "model": "m"}, parsed.num_bytes
+        3,
+        "row-3",
+        CHAT,
+        {"messages": [{"role": "user", "content": "hi"}], "model": "m"},
+        parsed.num_bytes,
+        nameless=True,
     )
     assert parse(row({"text": "hi", "custom_id": "mine"}), chat).custom_id == "mine"
     named = RequestTemplate({"custom_id": "{{ id }}", "prompt": "{{ text }}"})
@@ -183,7 +188,7 @@ def test_rejected() -> None:
     assert isinstance(rejected, Rejected)
     assert (rejected.custom_id, rejected.failure.code) == ("mine", "template_failed")
     assert rejected.failure.message == (
-        "t.parquet:4: the template failed: column 'text' is missing; the row has: txt, custom_id"
+        "t.parquet:4: the template failed: column 'text' is missing (did you mean 'txt'?); the row has: txt, custom_id"
     )
     broken = parse(row(b"{"), template)
     assert isinstance(broken, Rejected)
