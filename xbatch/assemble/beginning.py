@@ -71,7 +71,8 @@ class Beginning:
         if self._course.passes is None:
             before = self._state.plan()
             if before is not None:
-                self._indexing.keep(before.shards)
+                for note in self._indexing.keep(before.shards):
+                    self._tell(note)
             self._state.write_plan(self._indexing.plan())
             if before is not None:
                 crash.here("extend-planned")

@@ -4,7 +4,7 @@ import asyncio
 import functools
 from collections.abc import Iterator, Mapping
 
-from xbatch.errors import StorageError, UsageError
+from xbatch.errors import StorageError
 from xbatch.job.models import check_names, choose_model
 from xbatch.job.spec import JobSpec
 from xbatch.planning.index import Index, shared_ids_note
@@ -14,6 +14,7 @@ from xbatch.rows.request import parse
 from xbatch.rows.row import Row
 from xbatch.rows.shard import Shard
 from xbatch.rows.sizes import Expectation
+from xbatch.rows.suggest import listed
 from xbatch.rows.template import RequestTemplate
 from xbatch.sources import Source
 from xbatch.state.folder import Plan
@@ -74,22 +75,24 @@ class Indexing:
             self.blank_lines = sum(source.blank_lines for source in self._sources.values())
         self._check_names()
 
-    def keep(self, before: list[Shard]) -> None:
-        """Keep the shards that the job had before it was extended, with the ids that their rows have got.
+    def keep(self, before: list[Shard]) -> list[str]:
+        """Keep the shards that the job had before it was extended, with the ids that their rows have been given.
 
-        Raises StorageError if these are other rows now, UsageError if a new row has the id of one of them.
+        Returns sentences for the user about rows of new inputs that give one of these ids. Raises StorageError if the
+        shards hold other rows now.
         """
         shards = self.index.shards
         if len(shards) < len(before) or not all(map(Shard.has_rows_of, shards, before)):
             raise StorageError("inputs that the job has read before have changed")
-        for new, old in zip(shards, before, strict=False):
-            if taken := [row for row, name in new.fallback_ids.items() if old.fallback_ids.get(row) != name]:
-                name = old.fallback_ids.get(taken[0]) or f"row-{taken[0]}"
-                raise UsageError(
-                    f"a row of the new inputs may have the custom_id {name}, which the job has given to a row that has "
-                    "none: give the new rows ids of another form, or begin anew by --restart"
-                )
         self.index.shards = before + shards[len(before) :]
+        taken = [
+            f"row-{row}"
+            for new, old in zip(shards, before, strict=False)
+            for row in new.fallback_ids.keys() - old.fallback_ids
+        ]
+        if not taken:
+            return []
+        return [f"new rows give custom_ids that the job has made before for rows without one: {listed(sorted(taken))}"]
 
     def notes(self, *, joint: bool) -> list[str]:
         """Sentences about ids for the user; `joint` says that inputs share an output."""

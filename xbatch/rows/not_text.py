@@ -26,7 +26,7 @@ class NotText:
         """Bytes that are no text are not empty, so templates can ask whether there are any."""
         return True
 
-    __str__ = __len__ = __iter__ = __getitem__ = __contains__ = __format__ = __eq__ = __hash__ = refuse
+    __str__ = __repr__ = __len__ = __iter__ = __getitem__ = __contains__ = __format__ = __eq__ = __hash__ = refuse
     __lt__ = __le__ = __gt__ = __ge__ = __add__ = __radd__ = __mul__ = __mod__ = refuse
 
 

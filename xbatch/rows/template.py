@@ -205,7 +205,7 @@ def _json(value: Any, place: str) -> Any:
         return [_json(each, place) for each in value]
     if isinstance(value, dict):
         return {str(key): _json(each, place) for key, each in value.items()}
-    if isinstance(value, StrictUndefined):
+    if isinstance(value, (StrictUndefined, NotText)):
         return str(value)  # raises, and names what is missing
     what = value if isinstance(value, float) else f"a {type(value).__name__}"
     raise TypeError(f"{place} is {what}, which JSON does not have")
