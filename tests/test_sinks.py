@@ -20,6 +20,7 @@ from object_store import ObjectStore
 
 from xbatch import storage
 from xbatch.errors import StorageError, UsageError
+from xbatch.finish import _AllReasoning
 from xbatch.rows.outcome import Completion, Failure
 from xbatch.rows.response import response_line
 from xbatch.rows.shard import Shard
@@ -535,6 +536,9 @@ def test_answers_that_are_all_reasoning() -> None:
     assert [is_all_reasoning(msgspec.json.encode(body)) for body in bodies] == expected
     assert not is_all_reasoning(b'{"choices":[{"text":"\\"reasoning\\":\\""}],"reasoning":"a"}')
     assert not is_all_reasoning(b'{"reasoning":"a","choices":7}')
+    counter = _AllReasoning()
+    assert list(counter.counted(iter(THOUGHTFUL))) == THOUGHTFUL
+    assert counter.rows == 2
 
 
 SCHEMA = {

@@ -17,6 +17,8 @@ _SEEN_SHORT = struct.Struct(">16pQIQ")  # "p" is the key's length, the key, and 
 _SHORT_BYTES = _DIGEST_BYTES - 1
 _REPEAT = struct.Struct(">QIQ")
 _GENERATED = b"row-"
+_IS_GENERATED = 1 << 63
+"""Added to the number of a line."""
 _LIKE_REPLACED = re.compile(rb"row-\d+\.(\d+)")
 
 _RENAMED = 0xFFFFFFFF
@@ -71,15 +73,16 @@ class RepeatFinder:
 
     def add(self, key: bytes, index: int, file: int, line: int, *, generated: bool = False) -> None:
         """Take in the row with this `index`, which stands in this line of this file; files come one after another."""
-        if not generated and key.startswith(_GENERATED) and (like := _LIKE_REPLACED.fullmatch(key)):
+        if generated:
+            line |= _IS_GENERATED
+        elif key[:4] == _GENERATED and (like := _LIKE_REPLACED.fullmatch(key)):
             self._longest_suffix = max(self._longest_suffix, len(like[1]))
-        number = line << 1 | generated
         if len(key) <= _SHORT_BYTES:
-            self._seen.add(_SEEN_SHORT.pack(key, index, file, number))
+            self._seen.add(_SEEN_SHORT.pack(key, index, file, line))
             return
         digest = self._digest()
         digest.update(key)
-        self._seen.add(_SEEN.pack(digest.digest(), index, file, number))
+        self._seen.add(_SEEN.pack(digest.digest(), index, file, line))
 
     def repeats(self) -> Iterator[tuple[int, LinePlace | None]]:
         """Rows in order of their index whose key is not theirs alone; to be called once, when all were added.
@@ -90,14 +93,15 @@ class RepeatFinder:
         first, first_digest = b"", bytes(_SEEN.size + 1)  # longer than any record, so nothing begins with it
         group: _SameKey | None = None
         for record in self._seen:
-            if not record.startswith(first_digest):
-                first, first_digest, group = record, record[:_DIGEST_BYTES], None
-                continue
-            if group is None:
-                group = _SameKey(self)
-                group.add(first)
-            if (found := group.add(record)) is not None:
-                self._found.add(found)
+            if record.startswith(first_digest):
+                if group is None:
+                    group = _SameKey(self)
+                    group.add(first)
+                if (found := group.add(record)) is not None:
+                    self._found.add(found)
+            else:
+                first, first_digest = record, record[:_DIGEST_BYTES]
+                group = None
         for record in self._found:
             index, file, line = _REPEAT.unpack(record)
             yield index, None if file == _RENAMED else (file, line)
@@ -134,9 +138,9 @@ class _SameKey:
 
     def add(self, record: bytes) -> bytes | None:
         """Take in a record; return what is found by that, for a row that may be an earlier one."""
-        _, index, file, number = _SEEN.unpack(record)
-        place = (file, number >> 1)
-        if number & 1:
+        _, index, file, line = _SEEN.unpack(record)
+        place = (file, line & ~_IS_GENERATED)
+        if line & _IS_GENERATED:
             self._nameless = index
             return self._renamed() if self._first is not None else None
         if self._first is None or self._first_in_file is None:

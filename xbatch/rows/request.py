@@ -1,5 +1,6 @@
 """From a row to a request, or to the reason why it is none."""
 
+import re
 from dataclasses import dataclass
 from typing import Any, Literal, TypeAlias
 
@@ -29,6 +30,7 @@ __all__ = [
 EXCERPT_BYTES = 200
 TOKEN_BYTES = 4
 _CUSTOM_ID = "custom_id"
+_find_null = re.compile(b"null").search  # faster than `in`
 
 
 @dataclass(frozen=True, slots=True)
@@ -137,7 +139,7 @@ def _parse(row: Row, template: RequestTemplate | None = None) -> ParsedRow:
         if row.first_use is not None:
             raise _Unfit("duplicate_custom_id", f"custom_id {_short(custom_id)} is already used in {row.first_use}")
         endpoint, body = _body(value)
-        if template is not None or _may_hold_nulls(row.data):
+        if template is not None or _find_null(row.data):
             drop_nulls(body)
         return Request(row.index, custom_id, endpoint, body, row.num_bytes, nameless=given is None)
     except (_Unfit, strict_json.BadJson, TemplateError) as e:
@@ -159,10 +161,6 @@ def _value(row: Row) -> dict[str, Any]:
 
 def _fallback_id(row: Row) -> str:
     return row.fallback_id or f"row-{row.index}"
-
-
-def _may_hold_nulls(data: bytes) -> bool:
-    return b"null" in data
 
 
 class _Line(msgspec.Struct, gc=False, forbid_unknown_fields=True):
@@ -188,7 +186,7 @@ def _usual(row: Row) -> Request | None:
         return None
     if not line.custom_id:
         return None
-    if _may_hold_nulls(data):
+    if _find_null(data):
         drop_nulls(line.body)
     return Request(row.index, line.custom_id, line.url, line.body, row.num_bytes)
 
