@@ -395,7 +395,10 @@ def test_templates_run(tmp_path: Path) -> None:
     assert third["response"]["body"]["choices"][0]["message"]["content"] == "3: three"
     assert [row["custom_id"] for row in (first, second, third)] == ["a", "row-1", "row-2"]
     assert second["error"]["code"] == "template_failed"
-    assert "t.jsonl:2: the template failed: column 'text' is missing; the row has: txt, n" in second["error"]["message"]
+    assert (
+        "t.jsonl:2: the template failed: column 'text' is missing (did you mean 'txt'?); the row has: txt, n"
+        in second["error"]["message"]
+    )
 
     other = xbatch(tmp_path, *words, "--system", "Be short.", "--prompt", "{{ text }}")
     assert other.returncode == 2

@@ -61,7 +61,7 @@ OWNERS: dict[str, tuple[str, ...]] = {
     "transformers": ("xbatch.demo",),
     "ray": ("xbatch.cluster",),
     "pydantic": ("xbatch.job.spec", "xbatch.job.loading", "xbatch.schema", "xbatch.engines.vllm", "xbatch.serve"),
-    "jinja2": ("xbatch.rows.template", "xbatch.engines.vllm.card"),
+    "jinja2": ("xbatch.rows.template", "xbatch.rows.template_use", "xbatch.engines.vllm.card"),
     "yaml": ("xbatch.job.yaml_text",),
     "rich": (
         "xbatch.report",

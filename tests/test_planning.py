@@ -105,6 +105,48 @@ def test_repeats_beyond_memory(ids: list[str], run: int, read: int) -> None:
         assert found_repeats(ids) == expected_repeats(ids)
 
 
+GIVEN = st.sampled_from(["a", "row-0", "row-1", "row-2", "row-1.1", "row-2.1", "row-2.999", "row-0.1x", "row-.1"])
+ROWS = st.lists(st.tuples(st.integers(0, 2), st.none() | GIVEN), max_size=30).map(
+    lambda x: sorted(x, key=lambda y: y[0])
+)
+
+
+@settings(deadline=None)
+@given(ROWS, st.integers(1, 4))
+def test_ids_of_several_files(rows: list[tuple[int, str | None]], run: int) -> None:
+    """Ids are unique in a file, generated ones in the job, given ones stay; what another file has too is counted."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(external_sort, "RUN_RECORDS", run)
+        finder = RepeatFinder()
+        for index, (file, name) in enumerate(rows):
+            key = (name or f"row-{index}").encode()
+            finder.add(key, index, file, index + 1, generated=name is None)
+        found = dict(finder.repeats())
+        finder.close()
+    given_ids = {name for _, name in rows if name is not None}
+    first_in_file: dict[tuple[int, str], int] = {}
+    shared = []
+    for index, (file, name) in enumerate(rows):
+        if name is None:
+            assert (index in found) == (f"row-{index}" in given_ids)
+            assert found.get(index) is None
+        elif (file, name) in first_in_file:
+            assert found.pop(index) == (file, first_in_file[file, name])
+        else:
+            assert index not in found
+            if any(name == other for other_file, other in rows if other_file < file):
+                shared.append(index)
+            first_in_file[file, name] = index + 1
+    made = [finder.replaced_key(i) if i in found else f"row-{i}" for i, (_, name) in enumerate(rows) if name is None]
+    assert len({*made}) == len(made)
+    assert given_ids.isdisjoint(made)
+    assert finder.shared == len(shared)
+    if shared:
+        file, name = rows[shared[0]]
+        earlier = next(i for i, (_, other) in enumerate(rows) if other == name)
+        assert finder.first_shared == ((file, shared[0] + 1), (rows[earlier][0], earlier + 1))
+
+
 def test_many_repeats(tmp_path: Path) -> None:
     """Some hundred thousand rows of a few ids each are told apart, and no spool file is left."""
     ids = [f"id-{i % 70_000}" for i in range(200_000)]

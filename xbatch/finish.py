@@ -10,6 +10,7 @@ from xbatch.errors import StorageError
 from xbatch.masking import masked_all
 from xbatch.report.totals import make_report
 from xbatch.sinks import Claim, OutputRow, Sink
+from xbatch.sinks.answers import is_all_reasoning
 from xbatch.state.folder import JobFile, StateFolder
 from xbatch.state.passes import Passes
 from xbatch.state.records import Counts, Kind
@@ -37,13 +38,28 @@ def finish_job(
     counts, rows = passes.counts(), sum(shard.rows for shard in passes.shards)
     if counts.total != rows:
         raise StorageError(f"{counts.total:,} rows are settled, but the job has {rows:,}: its state is damaged")
-    published = sink.publish(_output_rows(passes), claim)
+    all_reasoning = _AllReasoning()
+    published = sink.publish(all_reasoning.counted(_output_rows(passes)), claim)
     crash.here("output-published")
+    facts["all_reasoning"] = all_reasoning.rows
     facts |= {"outputs": [asdict(output) for output in published], "elapsed_s": time.monotonic() - began_s}
     facts = masked_all(facts)
     report = make_report(job.job, job.identity["model"], counts, this_run, rounds=passes.rounds, **facts)
     folder.write_report(report)
     return report
+
+
+class _AllReasoning:
+    """Counts answers that are all reasoning, while they are written."""
+
+    def __init__(self) -> None:
+        self.rows = 0
+
+    def counted(self, rows: Iterator[OutputRow]) -> Iterator[OutputRow]:
+        """The same rows, counted as they come by."""
+        for row in rows:
+            self.rows += row.completed and is_all_reasoning(row.line)
+            yield row
 
 
 def _output_rows(passes: Passes) -> Iterator[OutputRow]:

@@ -7,7 +7,7 @@ from xbatch import crash, storage
 from xbatch.assemble.continuing import Continuing, NothingAnswered
 from xbatch.assemble.course import Course
 from xbatch.assemble.indexing import Indexing
-from xbatch.errors import StorageError, XbatchError
+from xbatch.errors import XbatchError
 from xbatch.job.spec import JobSpec
 from xbatch.state.folder import JobFile, StateFolder
 from xbatch.state.journal import Journal
@@ -79,10 +79,11 @@ class Beginning:
         self._continuing.agree(job)
         job = self._continuing.learn_model(job, model)
         if self._course.passes is None:
-            before, plan = self._state.plan(), self._indexing.plan()
-            if before is not None and plan.shards[: len(before.shards)] != before.shards:
-                raise StorageError("inputs that the job has read before have changed")
-            self._state.write_plan(plan)
+            before = self._state.plan()
+            if before is not None:
+                for note in self._indexing.keep(before.shards):
+                    self._tell(note)
+            self._state.write_plan(self._indexing.plan())
             if before is not None:
                 crash.here("extend-planned")
             self._open_passes(job)

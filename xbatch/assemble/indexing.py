@@ -6,18 +6,20 @@ from collections.abc import Callable, Collection, Iterator, Mapping
 
 from xbatch.assemble.starting import model_place
 from xbatch.engines.build import vllm_name
+from xbatch.errors import StorageError
 from xbatch.job.body_notes import allowed_by, check_abilities, check_needs, ignored_sentence
 from xbatch.job.models import check_names, choose_model
 from xbatch.job.pairing import name_of
 from xbatch.job.spec import JobSpec
 from xbatch.planning.body_notes import BodyNotes
-from xbatch.planning.index import Index
+from xbatch.planning.index import Index, shared_ids_note
 from xbatch.planning.index_pass import IndexPass
 from xbatch.planning.repeats import LinePlace
 from xbatch.rows.request import ParsedRow, Request, parse
 from xbatch.rows.row import Row
 from xbatch.rows.shard import Shard
 from xbatch.rows.sizes import Expectation
+from xbatch.rows.suggest import listed
 from xbatch.rows.template import RequestTemplate
 from xbatch.sources import Source
 from xbatch.state.folder import Plan
@@ -111,6 +113,29 @@ class Indexing:
         told = check_abilities(self.index.notes, self._sendable, unable if self._refuses else ())
         if told is not None:
             self._tell(told)
+
+    def keep(self, before: list[Shard]) -> list[str]:
+        """Keep the shards that the job had before it was extended, with the ids that their rows have been given.
+
+        Returns sentences for the user about rows of new inputs that give one of these ids. Raises StorageError if the
+        shards hold other rows now.
+        """
+        shards = self.index.shards
+        if len(shards) < len(before) or not all(map(Shard.has_rows_of, shards, before)):
+            raise StorageError("inputs that the job has read before have changed")
+        self.index.shards = before + shards[len(before) :]
+        taken = [
+            f"row-{row}"
+            for new, old in zip(shards, before, strict=False)
+            for row in new.fallback_ids.keys() - old.fallback_ids
+        ]
+        if not taken:
+            return []
+        return [f"new rows give custom_ids that the job has made before for rows without one: {listed(sorted(taken))}"]
+
+    def notes(self, *, joint: bool) -> list[str]:
+        """Sentences about ids for the user; `joint` says that inputs share an output."""
+        return shared_ids_note(self.index.shared_ids, self.index.first_shared) if joint else []
 
     def plan(self) -> Plan:
         """The plan, once the index is complete."""

@@ -151,7 +151,8 @@ class Job:
     def _check(self) -> None:
         for source in self._sources:
             source.check()
-        for note in (*self.places.notes, *self._sink.check()):
+        about_inputs = dict.fromkeys(note for source in self._sources for note in source.notes)
+        for note in (*self.places.notes, *about_inputs, *self._sink.check()):
             self._tell(note)
         self.state.check()
 
@@ -222,6 +223,8 @@ class Job:
             self._tell("the input holds no rows")
         if index.first_rejected is not None and not self.course.earlier.total:
             self._tell(f"{index.rejected:,} rows can't be sent; the first: {index.first_rejected}")
+        for note in self._indexing.notes(joint=len(set(self.places.targets)) < len(self.places.targets)):
+            self._tell(note)
 
     async def _answer(self, job: JobFile, loading: "asyncio.Task[None] | None") -> None:
         """Settle every row of the current pass; until the engine is loaded, rows are read and planned.
@@ -282,7 +285,7 @@ class Job:
         self._lease.check()
         self._before_output()
         engine, log = self._engine, self.state.engine_log
-        return finish_job(
+        report = finish_job(
             job,
             self.course.passes,
             self._sink,
@@ -299,6 +302,9 @@ class Job:
             engine=engine.description if engine else None,
             engine_log=str(log) if log.exists() else None,
         )
+        if rows := report["all_reasoning"]:
+            self._tell(f"{rows:,} answers have reasoning and no text; more max_tokens may help those that it ended")
+        return report
 
     def _fail(self, error: XbatchError) -> None:
         """Stop for what another thread has found out."""

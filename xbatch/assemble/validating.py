@@ -17,6 +17,7 @@ from xbatch.job.models import check_names, choose_model
 from xbatch.job.places import inputs_of, storage_of
 from xbatch.job.spec import JobSpec
 from xbatch.planning.body_notes import BodyNotes
+from xbatch.planning.index import shared_ids_note
 from xbatch.planning.survey import Survey
 from xbatch.planning.tokens import TokenCounts
 from xbatch.rows.problem import Problem, Refusal
@@ -80,6 +81,9 @@ class Validation:
                 self.refused.append(str(e))
             self._blank_lines += source.blank_lines
         yield from self.survey.repeats()
+        if self._spec.output is not None and not self._spec.output.endswith("/"):
+            for note in shared_ids_note(*self.survey.shared_ids):
+                self._tell(note)
         self._check_rows()
 
     def totals(self) -> dict[str, Any]:
@@ -117,6 +121,8 @@ class Validation:
             except UsageError as e:
                 self.refused.append(str(e))
                 sources.append(None)
+        for note in dict.fromkeys(note for source in filter(None, sources) for note in source.notes):
+            self._tell(note)
         return sources
 
     def _place(self, file: int, line: int) -> tuple[str, str]:

@@ -220,9 +220,11 @@ class JobSpec(BaseModel):
         if not {"messages", "prompt"} & set(given):
             raise ValueError("has neither messages nor prompt")
         try:
-            RequestTemplate(given)
+            trouble = RequestTemplate(given).use.trouble
         except UsageError as e:
             raise ValueError(str(e)) from e
+        if trouble is not None:
+            raise ValueError(trouble)
         return given
 
     @field_validator("deadline")

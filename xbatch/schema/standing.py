@@ -137,6 +137,8 @@ class Report(_Told):
     """Time in which rows were answered."""
     elapsed_s: Seconds
     """Time from the start of the run."""
+    all_reasoning: Count = 0
+    """Answers that have reasoning and no text, most often because `max_tokens` ended them before."""
     state: str | None
     """Where the state lies."""
     engine: str | None

@@ -104,9 +104,13 @@ def _mistake(row: Row, parsed: ParsedRow, rules: InputRules) -> Mistake | None:
     """Return what is wrong with a row, None if nothing is; its line is a field of its own, so no message repeats it."""
     refused = parsed.failure if isinstance(parsed, Rejected) else None
     if refused is None or refused.code not in _UNREADABLE:
-        for name in _missing(row.data):
+        line = _line(row.data)
+        for name in _missing(line):
             text = f"missing required parameter: {name!r}"
             return Mistake("missing_required_parameter", text, row.line, name)
+        if refused is None and line is not None and not isinstance(line.custom_id, str):
+            # Jobs take whole numbers; here the client looks for what it has sent, and OpenAI wants a text.
+            return Mistake("invalid_custom_id", "custom_id is not a text", row.line, "custom_id")
     if isinstance(parsed, Rejected):
         text = unplaced(parsed.failure, row.place)
         return Mistake(parsed.failure.code, text, row.line, _PARAMS.get(parsed.failure.code))
@@ -120,11 +124,17 @@ def _mistake(row: Row, parsed: ParsedRow, rules: InputRules) -> Mistake | None:
     return None
 
 
-def _missing(data: bytes) -> Iterator[str]:
-    """What a row lacks, if it is an object."""
+def _line(data: bytes) -> _Line | None:
+    """What a row has of what every line must have, None if it is no object."""
     try:
-        line = msgspec.json.decode(data, type=_Line)
+        return msgspec.json.decode(data, type=_Line)
     except msgspec.MsgspecError:
+        return None
+
+
+def _missing(line: _Line | None) -> Iterator[str]:
+    """What a row lacks, if it is an object."""
+    if line is None:
         return
     for name in ("custom_id", "method", "url"):
         if getattr(line, name) in (None, "") and not (name == "custom_id" and line.custom_id == ""):
@@ -133,6 +143,7 @@ def _missing(data: bytes) -> Iterator[str]:
         yield "body"
 
 
-def _repeat(line: int, first: tuple[int, int]) -> Mistake:
+def _repeat(line: int, first: tuple[int, int] | None) -> Mistake:
+    assert first is not None  # rows without an id are mistakes by themselves
     text = f"its custom_id is already used in line {first[1]}; each must be used once"
     return Mistake("duplicate_custom_id", text, line, "custom_id")

@@ -34,6 +34,8 @@ class SinkOptions:
     """The JSON Schema of the answers, if they are to be parsed."""
     with_input: bool = False
     """JSONL has what a row carries as `input`."""
+    reasoning: bool = False
+    """Parquet has a column for the reasoning of the model."""
     bodies: bool = False
     """The lines are bare bodies, not lines of OpenAI's batch output."""
     output_format: str | None = None
@@ -62,7 +64,8 @@ def open_sink(targets: Sequence[str], errors: str | None, spool: Path, options: 
         if kind == PARQUET:
             from xbatch.sinks.parquet import ParquetFormat
 
-            return ParquetFormat(options.carried or (), options.columns, fields, options.max_file_bytes)
+            carried, limit, reasoning = options.carried or (), options.max_file_bytes, options.reasoning
+            return ParquetFormat(carried, options.columns, fields, limit, reasoning=reasoning)
         return JsonlFormat(CODECS[kind], tuple(_additions(options, fields)))
 
     carried = options.carried if parquet or options.with_input else None

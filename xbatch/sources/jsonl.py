@@ -38,6 +38,7 @@ class JsonlSource:
     """
 
     carried_schema = None
+    notes: tuple[str, ...] = ()
 
     def __init__(
         self,
@@ -118,7 +119,7 @@ class JsonlSource:
                     num_bytes += line.num_bytes
                     if index == end - 1 and num_bytes != shard.num_bytes:
                         break
-                    yield self._row(index, line, shard.repeats.get(index))
+                    yield self._row(index, line, shard.repeats.get(index), shard.fallback_ids.get(index))
                     index += 1
                     if index == end:
                         self._kept.put(lines)
@@ -156,8 +157,9 @@ class JsonlSource:
             if not line.blank and not cut_off:
                 yield self._row(index, line)
 
-    def _row(self, index: int, line: Line, first_use: str | None = None) -> Row:
-        return Row(index, self._within, line.number, line.offset, line.data, line.num_bytes, line.too_long, first_use)
+    def _row(self, index: int, line: Line, first_use: str | None = None, fallback_id: str | None = None) -> Row:
+        number, offset, data, num_bytes = line.number, line.offset, line.data, line.num_bytes
+        return Row(index, self._within, number, offset, data, num_bytes, line.too_long, first_use, fallback_id)
 
     def _open(self, seen: Callable[[bytes], object] | None = None) -> Lines:
         return Lines(decompressed(storage.open_read(self.uri), seen), self._max_line_bytes)
