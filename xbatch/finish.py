@@ -11,6 +11,7 @@ from xbatch.report.totals import make_report
 from xbatch.sinks import OutputRow, Sink
 from xbatch.state.folder import JobFile, StateFolder
 from xbatch.state.passes import Passes
+from xbatch.state.reasons import JOB_REASONS, Reasons
 from xbatch.state.records import Counts, Kind
 
 
@@ -27,20 +28,25 @@ def finish_job(
     counts, rows = passes.counts(), sum(shard.rows for shard in passes.shards)
     if counts.total != rows:
         raise StorageError(f"{counts.total:,} rows are settled, but the job has {rows:,}: its state is damaged")
-    published = sink.publish(_output_rows(passes))
+    reasons = Reasons()
+    published = sink.publish(_output_rows(passes, reasons))
     crash.here("output-published")
     facts |= {"outputs": [asdict(output) for output in published], "elapsed_s": time.monotonic() - began_s}
+    facts |= reasons.told(passes.shards, [each["uri"] for each in job.identity["inputs"]])
     report = make_report(job.job, job.identity["model"], counts, this_run, rounds=passes.rounds, **facts)
     folder.write_report(report)
     return report
 
 
-def _output_rows(passes: Passes) -> Iterator[OutputRow]:
+def _output_rows(passes: Passes, reasons: Reasons) -> Iterator[OutputRow]:
+    """Return every row's last response in order, and count in `reasons` why rows failed."""
     for shard in passes.shards:
         index = shard.first_row
         for row in passes.rows(shard):
             if row.row != index:
                 break
+            if row.kind is not Kind.COMPLETED:
+                reasons.take(*row, most=JOB_REASONS)
             yield OutputRow(shard.file, row.kind is Kind.COMPLETED, row.line)
             index += 1
         if index != shard.first_row + shard.rows:

@@ -20,7 +20,11 @@ def to_exit(work: Callable[[Path], int]) -> tuple[int, str | None]:
     import tempfile
     import traceback
 
+    from xbatch.display import lines
     from xbatch.errors import ExitCode, XbatchError
+
+    def bug() -> str:
+        return lines("this is a bug in xbatch; progress is kept", *traceback.format_exc().splitlines())
 
     with tempfile.TemporaryDirectory(prefix="xbatch-") as scratch:
         try:
@@ -29,7 +33,7 @@ def to_exit(work: Callable[[Path], int]) -> tuple[int, str | None]:
             return e.exit_code, str(e)
         except OSError as e:
             if e.filename is None and e.errno not in DISK_TROUBLE:
-                return ExitCode.BUG, f"this is a bug in xbatch; progress is kept\n{traceback.format_exc()}"
+                return ExitCode.BUG, bug()
             return ExitCode.STORAGE, f"{e.filename or scratch}: {e.strerror}"
         except Exception:  # noqa: BLE001 - the last resort of the process
-            return ExitCode.BUG, f"this is a bug in xbatch; progress is kept\n{traceback.format_exc()}"
+            return ExitCode.BUG, bug()

@@ -33,22 +33,23 @@ def models(names: tuple[str, ...], *, as_json: bool, **options: Any) -> None:
 
     terminal = Terminal()
     with tempfile.TemporaryDirectory(prefix="xbatch-") as scratch:
+        terminal.divert(Path(scratch) / "printed.log")
         try:
             spec = load_job(fields_of(options | {"inputs": ("-",)}))
             for name in names or ("demo",):
                 told = describe(spec, name, Path(scratch), terminal.divert)
-                terminal.out.write(f"{_json(told) if as_json else _line(told)}\n".encode())
+                if as_json:
+                    terminal.write_json(told)
+                else:
+                    terminal.write(_line(told))
         except XbatchError as e:
             terminal.leave(e.exit_code, str(e))
     terminal.leave(0)
 
 
-def _json(told: dict[str, Any]) -> str:
-    import json
-
-    return json.dumps(told)
-
-
 def _line(told: dict[str, Any]) -> str:
-    size = "" if told["parameters"] is None else f", {told['parameters']:,} parameters"
-    return f"{told['model']}: {', '.join(told['abilities'])}; context of {told['context_tokens']:,} tokens{size}"
+    from xbatch.display import counted
+
+    size = "" if told["parameters"] is None else f", {counted(told['parameters'], 'parameter')}"
+    context = counted(told["context_tokens"], "token")
+    return f"{told['model']}: {', '.join(told['abilities'])}; context of {context}{size}"

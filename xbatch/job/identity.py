@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from xbatch.display import lines
 from xbatch.errors import UsageError
 from xbatch.job.fingerprint import edges
 from xbatch.job.spec import JobSpec
@@ -90,14 +91,11 @@ def agree(job: str, changed: list[Change], accept: Iterable[str], *, extend: boo
     if not refused:
         return [each.field for each in changed]
     width = max(len(each.field) for each in refused)
-    rows = "\n".join(f"  {each.field:{width}}  {each.before} -> {each.now}" for each in refused)
+    rows = [f"  {each.field:{width}}  {each.before} -> {each.now}" for each in refused]
     ways = list(dict.fromkeys(each.way_on for each in refused if each.way_on))
     knowingly = f", go on knowingly by {' '.join(ways)}," if all(each.way_on for each in refused) else ","
-    raise UsageError(
-        f"{job} with other inputs or settings:\n{rows}\n"
-        f"Run it as it was, choose another output by -o{knowingly} "
-        "or throw away what it has done by --restart"
-    )
+    ways_on = f"choose another output by -o{knowingly} or throw away what it has done by --restart"
+    raise UsageError(lines(f"{job} with other inputs or settings:", *rows, f"Run it as it was, {ways_on}"))
 
 
 def merged(before: dict[str, Any], now: dict[str, Any]) -> dict[str, Any]:

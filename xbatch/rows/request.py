@@ -51,11 +51,13 @@ class Request(msgspec.Struct, gc=False):
     """A completion that names no `max_tokens` goes on to the end of the context, not for OpenAI's 16 tokens."""
     prompt: Prompt | None = None
     """None until an engine has prepared it, and where it can't be told beforehand."""
+    line: int = 0
+    """Number of its line in its input, from 1; 0 if it comes from no input."""
 
     def prepared(self, prompt: Prompt) -> "Request":
         """The same request with its prompt."""
         return Request(
-            self.index, self.custom_id, self.endpoint, self.body, self.num_bytes, self.to_context_end, prompt
+            self.index, self.custom_id, self.endpoint, self.body, self.num_bytes, self.to_context_end, prompt, self.line
         )
 
     @property
@@ -79,6 +81,8 @@ class Rejected:
     index: int
     custom_id: str
     failure: Failure
+    line: int = 0
+    """Number of its line in its input, from 1."""
 
 
 ParsedRow: TypeAlias = Request | Rejected
@@ -116,9 +120,10 @@ def _parse(row: Row, template: RequestTemplate | None = None) -> ParsedRow:
         if row.first_use is not None:
             raise _Unfit("duplicate_custom_id", f"custom_id {_short(custom_id)} is already used in {row.first_use}")
         endpoint, body = _body(value)
-        return Request(row.index, custom_id, endpoint, body, row.num_bytes)
+        return Request(row.index, custom_id, endpoint, body, row.num_bytes, line=row.line)
     except (_Unfit, strict_json.BadJson, TemplateError) as e:
-        return Rejected(row.index, custom_id, Failure(e.code, f"{row.place}: {e}{_excerpt(row, e.code)}"))
+        failure = Failure(e.code, f"{row.place}: {e}{_excerpt(row, e.code)}")
+        return Rejected(row.index, custom_id, failure, row.line)
 
 
 class _Line(msgspec.Struct, gc=False, forbid_unknown_fields=True):
@@ -142,7 +147,9 @@ def _usual(row: Row) -> Request | None:
         line = _decode_line(data)
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
         return None
-    return Request(row.index, line.custom_id, line.url, line.body, row.num_bytes) if line.custom_id else None
+    if not line.custom_id:
+        return None
+    return Request(row.index, line.custom_id, line.url, line.body, row.num_bytes, line=row.line)
 
 
 def _object(value: Any, what: str) -> dict[str, Any]:

@@ -4,7 +4,8 @@ A log is written by one process, belongs to one shard, and is a sequence of fram
 `XW | length u32 | crc32 u32 | payload`, little-endian. The first payload is JSON and names job and shard, so that a
 log of another job is never taken for this one's. Then, each with a letter in front:
 
-- `C`, a settled row: `index u64 | kind u8 | prompt tokens u32 | completion tokens u32 | line`;
+- `C`, a settled row: `index u64 | kind u8 | prompt tokens u32 | completion tokens u32 | line`; a failed row, which
+  costs no tokens, has `number of its line in the input u64` (0 where it is not known) in the place of both;
 - `S`, rows that were submitted to an engine: `index u64 | alone u8` for each. Rows that were submitted and not settled
   were in flight when the process died: who is among them time and again is suspected of killing the engine;
 - `T`, what holds of such rows in place of all that was said before: `index u64 | times u32 | alone u32` for each.
@@ -25,6 +26,7 @@ from xbatch.state.records import Kind, Record
 
 _FRAME = struct.Struct("<2sII")
 _RECORD = struct.Struct("<QBII")
+_FAILED_RECORD = struct.Struct("<QBQ")
 _SUBMISSION = struct.Struct("<QB")
 _TALLY = struct.Struct("<QII")
 _MAGIC = b"XW"
@@ -81,9 +83,7 @@ def read(path: Path, header: dict[str, str]) -> Iterator[Entry]:
         return
     for payload in frames:
         if payload.startswith(b"C"):
-            index, kind, prompt_tokens, completion_tokens = _RECORD.unpack_from(payload, 1)
-            line = payload[1 + _RECORD.size :]
-            yield Record(index, Kind(kind), Usage(prompt_tokens, completion_tokens), line)
+            yield _record(payload)
         elif payload.startswith(b"T"):
             yield from map(Tally._make, _TALLY.iter_unpack(payload[1:]))
         else:
@@ -93,8 +93,21 @@ def read(path: Path, header: dict[str, str]) -> Iterator[Entry]:
 
 def _settled(record: Record) -> bytes:
     usage = record.usage
-    head = _RECORD.pack(record.index, record.kind, usage.prompt_tokens, usage.completion_tokens)
+    if record.kind == Kind.COMPLETED:
+        head = _RECORD.pack(record.index, record.kind, usage.prompt_tokens, usage.completion_tokens)
+    else:
+        head = _FAILED_RECORD.pack(record.index, record.kind, record.input_line)
     return _frame(b"C" + head + record.line)
+
+
+def _record(payload: bytes) -> Record:
+    """Read a settled row from a frame's payload."""
+    index, kind, prompt_tokens, completion_tokens = _RECORD.unpack_from(payload, 1)
+    line = payload[1 + _RECORD.size :]
+    if kind == Kind.COMPLETED:
+        return Record(index, Kind.COMPLETED, Usage(prompt_tokens, completion_tokens), line)
+    _, _, input_line = _FAILED_RECORD.unpack_from(payload, 1)
+    return Record(index, Kind(kind), Usage(), line, input_line)
 
 
 def _frame(payload: bytes) -> bytes:
