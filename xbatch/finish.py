@@ -6,6 +6,7 @@ from dataclasses import asdict
 from typing import Any
 
 from xbatch import crash
+from xbatch.display import counted
 from xbatch.errors import StorageError
 from xbatch.report.totals import make_report
 from xbatch.sinks import OutputRow, Sink
@@ -27,7 +28,9 @@ def finish_job(
     crash.here("all-done")
     counts, rows = passes.counts(), sum(shard.rows for shard in passes.shards)
     if counts.total != rows:
-        raise StorageError(f"{counts.total:,} rows are settled, but the job has {rows:,}: its state is damaged")
+        raise StorageError(
+            f"{counted(counts.total, 'row is', 'rows are')} settled, but the job has {rows:,}: its state is damaged"
+        )
     reasons = Reasons()
     published = sink.publish(_output_rows(passes, reasons))
     crash.here("output-published")

@@ -18,11 +18,13 @@ from xbatch.assemble.input import input_files, open_inputs
 from xbatch.assemble.output import open_output, output_settings
 from xbatch.assemble.planner import make_dedupe, make_respond, make_scheduler
 from xbatch.assemble.starting import EngineStarter, Starter
+from xbatch.display import counted
 from xbatch.engines.build import build_fake
 from xbatch.errors import EngineError, Interrupted, UsageError, XbatchError
 from xbatch.finish import finish_job
 from xbatch.job.places import Places, find_places
 from xbatch.job.spec import JobSpec
+from xbatch.rows.reason import place_of
 from xbatch.rows.request import ParsedRow
 from xbatch.rows.shard import Shard
 from xbatch.run import Stop, end, run_job
@@ -194,7 +196,9 @@ class Job:
         if not index.rows:
             self._tell("the input holds no rows")
         if index.first_rejected is not None and not self.course.earlier.total:
-            self._tell(f"{index.rejected:,} rows can't be sent; the first: {index.first_rejected}")
+            first = place_of(index.first_rejected)
+            text = f"{counted(index.rejected, 'row')} can't be sent"
+            self._tell(f"{text}, first in {first}; `xbatch validate` and the end of this run tell why")
 
     async def _answer(self, job: JobFile, loading: "asyncio.Task[None] | None") -> None:
         """Settle every row of the current pass; until the engine is loaded, rows are read and planned.
@@ -204,7 +208,7 @@ class Job:
         assert self.course.passes is not None
         journal = self.course.passes.current
         if before := self.course.earlier.total:
-            self._tell(f"going on: {before:,} of {self.course.passes.total:,} rows are settled already")
+            self._tell(f"going on: {before:,} of {counted(self.course.passes.total, 'row')} settled already")
         engine = self._starter.engine or build_fake({})
         scheduler, dedupe = make_scheduler(self._spec, engine), make_dedupe(self._spec, job.job)
 
@@ -240,7 +244,7 @@ class Job:
             await to_thread(journal.close, LEAVE_S)
             left = self.course.passes.total - journal.counts.total
             again = "it again without --restart" if self._spec.restart else "the same command again"
-            raise Interrupted(f"stopped with {left:,} rows to go; run {again} to finish")
+            raise Interrupted(f"stopped with {counted(left, 'row')} to go; run {again} to finish")
 
     def _feed(self, journal: Journal) -> Iterator[tuple[Shard, ParsedRow]]:
         for shard in self._indexing.index.shards:

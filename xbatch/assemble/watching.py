@@ -15,6 +15,7 @@ from typing import Any
 from xbatch import storage
 from xbatch.assemble.job import Job
 from xbatch.assemble.starting import EngineStarter
+from xbatch.display import counted
 from xbatch.errors import ExitCode, Interrupted, StorageError, UsageError
 from xbatch.job.fingerprint import edges
 from xbatch.job.inputs import find_inputs
@@ -114,7 +115,7 @@ class Watcher:
             if once and settled:
                 return
             if once and (given_up := [unit.uri for unit, times in self._trouble.items() if times >= TRIES]):
-                raise StorageError(f"{', '.join(given_up)}: not answered after {TRIES} tries")
+                raise StorageError(f"{', '.join(given_up)}: not answered after {counted(TRIES, 'try', 'tries')}")
             pause_s = min(every_s, self._settle_s / 2) if once else every_s
             until = time.monotonic() + pause_s
             while time.monotonic() < until:
@@ -161,7 +162,9 @@ class Watcher:
                 self.job = Job(spec, self._scratch, self.stop, self._tell, self._before_engine, starter=self._starter)
                 report = await self.job.run()
                 counts = report["request_counts"]
-                self._tell(f"{unit.uri}: {counts['total']:,} rows, {counts['failed']:,} failed, in {spec.output}")
+                self._tell(
+                    f"{unit.uri}: {counted(counts['total'], 'row')}, {counts['failed']:,} failed, in {spec.output}"
+                )
         except Interrupted as e:
             if self.stop.requests:
                 raise

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from xbatch.display import lines
+from xbatch.display import counted, lines
 from xbatch.errors import UsageError
 from xbatch.job.fingerprint import edges
 from xbatch.job.spec import JobSpec
@@ -140,7 +140,7 @@ def _input_changes(before: dict[str, Any], now: dict[str, Any], same_bytes: Call
 
 
 def _version(found: dict[str, Any]) -> str:
-    return f"{found['size_bytes']:,} bytes, version {found['version']}"
+    return f"{counted(found['size_bytes'], 'byte')}, version {found['version']}"
 
 
 def _flat(identity: dict[str, Any]) -> dict[str, Any]:

@@ -69,6 +69,12 @@ def explain(response: bytes) -> Explanation:
     )
 
 
+def place_of(message: str) -> str:
+    """Return the place with which the message about a rejected row begins: `requests.jsonl:7`."""
+    place = _PLACE.match(message)
+    return "" if place is None else f"{place[1]}:{place[2]}"
+
+
 def advice(code: str, *, status_code: int | None, retryable: bool) -> str:
     """Say what helps against failures of a kind."""
     if code in _ADVICE:

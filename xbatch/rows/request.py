@@ -5,6 +5,7 @@ from typing import Any, Literal, TypeAlias
 
 import msgspec
 
+from xbatch.display import counted
 from xbatch.rows import strict_json
 from xbatch.rows.outcome import Failure
 from xbatch.rows.row import Row
@@ -111,7 +112,9 @@ def _parse(row: Row, template: RequestTemplate | None = None) -> ParsedRow:
     custom_id = f"row-{row.index}"
     try:
         if row.too_long:
-            raise _Unfit("line_too_long", f"the row has {row.num_bytes:,} bytes, more than --max-line-bytes allows")
+            raise _Unfit(
+                "line_too_long", f"the row has {counted(row.num_bytes, 'byte')}, more than --max-line-bytes allows"
+            )
         value = _object(strict_json.decode(row.data), "the row")
         custom_id = _custom_id(value, custom_id)
         if template is not None:

@@ -7,6 +7,7 @@ from contextlib import closing
 import pyarrow as pa
 
 from xbatch import storage
+from xbatch.display import counted
 from xbatch.errors import StorageError, UsageError
 from xbatch.rows.request import EXCERPT_BYTES
 from xbatch.rows.row import Row
@@ -89,7 +90,7 @@ class ParquetSource:
                         yield self._row(index, *row, None)
                         index += 1
             except Damaged as e:
-                fine = f"the {index - first_row:,} rows before that can be read"
+                fine = f"the {counted(index - first_row, 'row')} before that can be read"
                 raise UsageError(f"{self.shown_as} is damaged: {e}; {fine}") from e
             self.digest = self._digest(table)
 
