@@ -54,7 +54,10 @@ def _reasons(told: dict[str, Any]) -> Iterator[tuple[str, str]]:
         first = "first in" if each["rows"] > 1 else "in"
         line = "" if each["line"] is None else f":{each['line']}"
         place = "" if each["file"] is None else f", {first} {each['file']}{line}"
-        yield "failed", f"{each['code']} {each['message']}: {counted(each['rows'], 'row')}{place} ({each['advice']})"
+        yield (
+            "failed",
+            f"{each['code']} {each['message'].rstrip('.')}: {counted(each['rows'], 'row')}{place} ({each['advice']})",
+        )
     others += sum(each["rows"] for each in reasons[SHOWN_REASONS:])
     if others:
         yield "failed", f"for other reasons: {counted(others, 'row')} (the responses tell them)"
@@ -64,7 +67,7 @@ def _speed(report: dict[str, Any]) -> str | None:
     """Tell this run's speed; None if nothing was measured."""
     run, seconds = report["this_run"], report["running_s"]
     if not run["rows"]:
-        return "nothing was run: the output was made from what was answered before" if report["outputs"] else None
+        return "nothing was run: the output was rebuilt from what was answered before" if report["outputs"] else None
     rows, tokens_in, tokens_out = (rate(run[name], seconds) for name in ("rows", "prompt_tokens", "completion_tokens"))
     if rows is None or tokens_in is None or tokens_out is None:
         return None

@@ -63,7 +63,7 @@ def explain(response: bytes) -> Explanation:
     return Explanation(
         shown_code,
         status if type(status) is int else None,
-        message[:_MESSAGE_CHARS] + ("..." if len(message) > _MESSAGE_CHARS else ""),
+        _short(message),
         custom_id[:_CUSTOM_ID_CHARS] if isinstance(custom_id, str) else None,
         line,
     )
@@ -82,24 +82,30 @@ def advice(code: str, *, status_code: int | None, retryable: bool) -> str:
     if retryable:
         return "--retry-failed runs them again"
     if status_code is not None:
-        return "change these requests, or the settings that the message names"
+        return "change the requests or the settings"
     return "--retry-failed=all runs them again"
 
 
-_FIX = "fix these rows and run them as a new input"
+_FIX = "fix them and run them as a new input"
 _ADVICE = {
     **dict.fromkeys(("invalid_json_line", "invalid_unicode", "json_too_deep", "body_not_object"), _FIX),
     **dict.fromkeys(("invalid_custom_id", "invalid_method", "invalid_url"), _FIX),
-    "line_too_long": "shorten these rows, or allow longer ones by --max-line-bytes",
-    "duplicate_custom_id": "give each row a custom_id of its own and run them as a new input",
-    "template_failed": "change the template, or fill in what it needs",
-    "404": "ask for a model that is served, or name this one by --served-model-name",
+    "line_too_long": "--max-line-bytes allows longer rows",
+    "duplicate_custom_id": "give each a custom_id of its own",
+    "template_failed": "change the template or fill in what it needs",
+    "404": "--served-model-name gives the model another name",
     "request_timeout": "--retry-failed runs them again, --request-timeout allows more time",
     "engine_crashed": "--retry-failed=all runs them again",
     "batch_cancelled": "make a new batch of them",
     "batch_expired": "make a new batch of them",
 }
 """By code."""
+
+
+def _short(message: str) -> str:
+    """Return a message on one line, cut if it is long."""
+    message = " ".join(message.split())
+    return message if len(message) <= _MESSAGE_CHARS else f"{message[:_MESSAGE_CHARS]}..."
 
 
 def _text(value: Any) -> str:
