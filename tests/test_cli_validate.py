@@ -81,7 +81,7 @@ def test_nothing_wrong(tmp_path: Path) -> None:
     assert (done.returncode, done.stdout) == (0, "")
     assert "6 (6 can be sent, 0 can't)" in done.stderr
     assert "m in 6 rows" in done.stderr
-    assert "1 blank lines" in done.stderr
+    assert "1 blank line\n" in done.stderr
     assert os.listdir(tmp_path) == ["in.jsonl"]
 
     assert validate(tmp_path, "in.jsonl", "--quiet").stderr == ""

@@ -6,6 +6,7 @@ from dataclasses import asdict
 from typing import Any
 
 from xbatch import crash
+from xbatch.display import counted
 from xbatch.errors import StorageError
 from xbatch.masking import masked_all
 from xbatch.report.totals import make_report
@@ -13,6 +14,7 @@ from xbatch.sinks import Claim, OutputRow, Sink
 from xbatch.sinks.answers import is_all_reasoning
 from xbatch.state.folder import JobFile, StateFolder
 from xbatch.state.passes import Passes
+from xbatch.state.reasons import JOB_REASONS, Reasons
 from xbatch.state.records import Counts, Kind
 
 
@@ -37,12 +39,15 @@ def finish_job(
     crash.here("all-done")
     counts, rows = passes.counts(), sum(shard.rows for shard in passes.shards)
     if counts.total != rows:
-        raise StorageError(f"{counts.total:,} rows are settled, but the job has {rows:,}: its state is damaged")
-    all_reasoning = _AllReasoning()
-    published = sink.publish(all_reasoning.counted(_output_rows(passes)), claim)
+        raise StorageError(
+            f"{counted(counts.total, 'row is', 'rows are')} settled, but the job has {rows:,}: its state is damaged"
+        )
+    all_reasoning, reasons = _AllReasoning(), Reasons()
+    published = sink.publish(all_reasoning.counted(_output_rows(passes, reasons)), claim)
     crash.here("output-published")
     facts["all_reasoning"] = all_reasoning.rows
     facts |= {"outputs": [asdict(output) for output in published], "elapsed_s": time.monotonic() - began_s}
+    facts |= reasons.told(passes.shards, [each["uri"] for each in job.identity["inputs"]])
     facts = masked_all(facts)
     report = make_report(job.job, job.identity["model"], counts, this_run, rounds=passes.rounds, **facts)
     folder.write_report(report)
@@ -62,12 +67,15 @@ class _AllReasoning:
             yield row
 
 
-def _output_rows(passes: Passes) -> Iterator[OutputRow]:
+def _output_rows(passes: Passes, reasons: Reasons) -> Iterator[OutputRow]:
+    """Return every row's last response in order, and count in `reasons` why rows failed."""
     for shard in passes.shards:
         index = shard.first_row
         for row in passes.rows(shard):
             if row.row != index:
                 break
+            if row.kind is not Kind.COMPLETED:
+                reasons.take(*row, most=JOB_REASONS)
             yield OutputRow(shard.file, row.kind is Kind.COMPLETED, row.line)
             index += 1
         if index != shard.first_row + shard.rows:

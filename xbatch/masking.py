@@ -41,8 +41,12 @@ _AFTER = re.compile(r"(?::\d+)?[.,:;)\]]*$")
 
 
 def masked(text: str) -> str:
-    """Return a URI, or a text with URIs in it, with `***` in place of every secret in them."""
-    return replace_secrets(text, lambda _: MASK)
+    """Return a URI, or a text with URIs in it, with `***` in place of every secret in them.
+
+    The type of the text is kept: a message of several lines stays one.
+    """
+    found = replace_secrets(text, lambda _: MASK)
+    return found if found is text else type(text)(found)
 
 
 def masked_all(value: Any) -> Any:

@@ -77,6 +77,22 @@ class Continuing:
                 self._tell(hint)
         return fields
 
+    def finished(self, output_settings: dict[str, Any]) -> dict[str, Any] | None:
+        """Return the report of the job, if it is complete and was written with these settings.
+
+        Raises UsageError if the job that has begun here is another one, and has answers.
+        """
+        try:
+            job = self.begun()
+            if job is None or self.agree(job):
+                return None
+        except NothingAnswered:
+            return None
+        report = self._state.report()
+        if report is None or self._spec.wants_retry(report["request_counts"]):
+            return None
+        return report if report["output_settings"] == output_settings else None
+
     def accept(self, job: JobFile, tell: Callable[[str], None]) -> JobFile:
         """Keep what has changed and was accepted as what the job is from here on."""
         if not (fields := self.agree(job)):

@@ -5,6 +5,7 @@ import functools
 from collections.abc import Callable, Collection, Iterator, Mapping
 
 from xbatch.assemble.starting import model_place
+from xbatch.display import counted
 from xbatch.engines.build import vllm_name
 from xbatch.errors import StorageError
 from xbatch.job.body_notes import allowed_by, check_abilities, check_needs, ignored_sentence
@@ -15,6 +16,7 @@ from xbatch.planning.body_notes import BodyNotes
 from xbatch.planning.index import Index, shared_ids_note
 from xbatch.planning.index_pass import IndexPass
 from xbatch.planning.repeats import LinePlace
+from xbatch.rows.reason import place_of
 from xbatch.rows.request import ParsedRow, Request, parse
 from xbatch.rows.row import Row
 from xbatch.rows.shard import Shard
@@ -133,9 +135,16 @@ class Indexing:
             return []
         return [f"new rows give custom_ids that the job has made before for rows without one: {listed(sorted(taken))}"]
 
-    def notes(self, *, joint: bool) -> list[str]:
-        """Sentences about ids for the user; `joint` says that inputs share an output."""
-        return shared_ids_note(self.index.shared_ids, self.index.first_shared) if joint else []
+    def notes(self, *, joint: bool, resumed: bool) -> list[str]:
+        """Return sentences about the rows for the user.
+
+        `joint` says that inputs share an output, `resumed` that some rows were settled by earlier runs.
+        """
+        index, found = self.index, [] if self.index.rows else ["the input holds no rows"]
+        if index.first_rejected is not None and not resumed:
+            where = f"can't be sent, first in {place_of(index.first_rejected)}"
+            found.append(f"{counted(index.rejected, 'row')} {where}; the end of this run tells why")
+        return found + (shared_ids_note(index.shared_ids, index.first_shared) if joint else [])
 
     def plan(self) -> Plan:
         """The plan, once the index is complete."""

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from xbatch import crash, storage
 from xbatch.assemble.beginning import Beginning
-from xbatch.assemble.continuing import Continuing, NothingAnswered, has_answers, in_job_order
+from xbatch.assemble.continuing import Continuing, has_answers, in_job_order
 from xbatch.assemble.course import Course
 from xbatch.assemble.indexing import Indexing
 from xbatch.assemble.input import input_files, open_inputs
@@ -19,6 +19,7 @@ from xbatch.assemble.output import open_output, output_settings
 from xbatch.assemble.ownership import Ownership
 from xbatch.assemble.planner import make_dedupe, make_respond, make_scheduler
 from xbatch.assemble.starting import EngineStarter, Starter
+from xbatch.display import counted
 from xbatch.engines.absent import NoEngine
 from xbatch.errors import EngineError, Interrupted, UsageError, XbatchError
 from xbatch.finish import finish_job
@@ -157,20 +158,9 @@ class Job:
         self.state.check()
 
     def _finished_before(self) -> dict[str, Any] | None:
-        """Return the report, if the job is complete and its output is there.
-
-        Raises UsageError if the job that has begun here is another one, and has answers.
-        """
-        try:
-            job = self._continuing.begun()
-            if job is None or self._continuing.agree(job):
-                return None
-        except NothingAnswered:
-            return None
-        report = self.state.report()
-        if report is None or self._spec.wants_retry(report["request_counts"]):
-            return None
-        if report["output_settings"] != output_settings(self._spec) or not self._sink.published(report["outputs"]):
+        """Return the report, if the job is complete and its output is there. Raises UsageError if it is another job."""
+        report = self._continuing.finished(output_settings(self._spec))
+        if report is None or not self._sink.published(report["outputs"]):
             return None
         self._tell("already complete: nothing was run, nothing rewritten")
         return report
@@ -218,12 +208,8 @@ class Job:
             await end(loading)
 
     def _tell_rows(self) -> None:
-        index = self._indexing.index
-        if not index.rows:
-            self._tell("the input holds no rows")
-        if index.first_rejected is not None and not self.course.earlier.total:
-            self._tell(f"{index.rejected:,} rows can't be sent; the first: {index.first_rejected}")
-        for note in self._indexing.notes(joint=len(set(self.places.targets)) < len(self.places.targets)):
+        joint = len(set(self.places.targets)) < len(self.places.targets)
+        for note in self._indexing.notes(joint=joint, resumed=self.course.earlier.total > 0):
             self._tell(note)
 
     async def _answer(self, job: JobFile, loading: "asyncio.Task[None] | None") -> None:
@@ -234,7 +220,7 @@ class Job:
         assert self.course.passes is not None
         journal = self.course.passes.current
         if before := self.course.earlier.total:
-            self._tell(f"going on: {before:,} of {self.course.passes.total:,} rows are settled already")
+            self._tell(f"going on: {before:,} of {counted(self.course.passes.total, 'row')} settled already")
         self._engine = None if loading is None else self._starter.engine
         engine = self._engine or NoEngine()
         scheduler, dedupe = make_scheduler(self._spec, engine), make_dedupe(self._spec, job.job)
@@ -271,7 +257,7 @@ class Job:
             await to_thread(journal.close, LEAVE_S)
             left = self.course.passes.total - journal.counts.total
             again = "it again without --restart" if self._spec.restart else "the same command again"
-            raise Interrupted(f"stopped with {left:,} rows to go; run {again} to finish")
+            raise Interrupted(f"stopped with {counted(left, 'row')} to go; run {again} to finish")
 
     async def _revive(self, death: EngineError) -> None:
         self._tell(f"{death}; starting it again, the rows that were in flight run again")
@@ -285,7 +271,7 @@ class Job:
         self._lease.check()
         self._before_output()
         engine, log = self._engine, self.state.engine_log
-        report = finish_job(
+        return finish_job(
             job,
             self.course.passes,
             self._sink,
@@ -302,9 +288,6 @@ class Job:
             engine=engine.description if engine else None,
             engine_log=str(log) if log.exists() else None,
         )
-        if rows := report["all_reasoning"]:
-            self._tell(f"{rows:,} answers have reasoning and no text; more max_tokens may help those that it ended")
-        return report
 
     def _fail(self, error: XbatchError) -> None:
         """Stop for what another thread has found out."""

@@ -15,6 +15,7 @@ from typing import Any
 from xbatch import storage
 from xbatch.assemble.job import Job
 from xbatch.assemble.starting import EngineStarter
+from xbatch.display import counted
 from xbatch.errors import ExitCode, Interrupted, StorageError, UsageError
 from xbatch.job.fingerprint import edges
 from xbatch.job.inputs import find_inputs
@@ -117,7 +118,7 @@ class Watcher:
             if once and settled:
                 return
             if once and (given_up := [unit.uri for unit, times in self._trouble.items() if times >= TRIES]):
-                raise StorageError(f"{', '.join(given_up)}: not answered after {TRIES} tries")
+                raise StorageError(f"{', '.join(given_up)}: not answered after {counted(TRIES, 'try', 'tries')}")
             pause_s = min(every_s, self._settle_s / 2) if once else every_s
             until = time.monotonic() + pause_s
             while time.monotonic() < until:
@@ -176,7 +177,7 @@ class Watcher:
                 report = await self.job.run()
                 counts = report["request_counts"]
                 output = storage.shown_name(str(spec.output))
-                self._tell(f"{shown}: {counts['total']:,} rows, {counts['failed']:,} failed, in {output}")
+                self._tell(f"{shown}: {counted(counts['total'], 'row')}, {counts['failed']:,} failed, in {output}")
         except Interrupted as e:
             if self.stop.requests:
                 raise

@@ -61,5 +61,7 @@ def explain(error: Exception) -> tuple[int, str]:
         return ExitCode.INTERRUPTED, "there is not enough memory; progress is kept"
     import traceback
 
-    trace = "".join(traceback.format_exception(error))
-    return ExitCode.BUG, f"this is a bug in xbatch; progress is kept\n{trace}"
+    from xbatch.display import lines
+
+    trace = "".join(traceback.format_exception(error)).splitlines()
+    return ExitCode.BUG, lines("this is a bug in xbatch; progress is kept", *trace)

@@ -1,11 +1,14 @@
 """The guard around a whole command: whatever comes from outside ends in an exit code and one sentence."""
 
+import io
 import os
 import sys
 from collections.abc import Sequence
 from contextlib import suppress
 
 import click
+
+from xbatch.display import shown
 
 _STREAMS = ("stdin", "stdout", "stderr")
 _closed: set[str] = set()
@@ -22,7 +25,7 @@ def guarded(command: click.Command, words: Sequence[str] | None) -> int:
     code, text = _run(command, words)
     with suppress(OSError, ValueError):
         if text is not None:
-            sys.stderr.write(f"xbatch: {text}\n")
+            sys.stderr.write(f"xbatch: {shown(text)}\n")
         sys.stderr.flush()
     return code
 
@@ -77,8 +80,10 @@ def _show(error: click.ClickException, words: list[str]) -> None:
         from xbatch.cli.suggesting import about_option
 
         error = click.UsageError(about_option(error, words), error.ctx)
+    page = io.StringIO()
+    error.show(page)
     with suppress(OSError, ValueError):
-        error.show()
+        sys.stderr.write("".join(f"{shown(line)}\n" for line in page.getvalue().splitlines()))
 
 
 def _forget_stdout() -> None:

@@ -35,21 +35,22 @@ def models(names: tuple[str, ...], *, as_json: bool, **options: Any) -> None:
     terminal = Terminal()
 
     def tell(scratch: "Path") -> int:
+        terminal.divert(scratch / "printed.log")
         spec = load_job(fields_of(options | {"inputs": ("-",)}))
         for name in names or ("demo",):
             told = describe(spec, name, scratch, terminal.divert)
-            terminal.out.write(f"{_json(told) if as_json else _line(told)}\n".encode())
+            if as_json:
+                terminal.write_json(told)
+            else:
+                terminal.write(_line(told))
         return ExitCode.COMPLETE
 
     terminal.leave(*to_exit(tell))
 
 
-def _json(told: dict[str, Any]) -> str:
-    import json
-
-    return json.dumps(told)
-
-
 def _line(told: dict[str, Any]) -> str:
-    size = "" if told["parameters"] is None else f", {told['parameters']:,} parameters"
-    return f"{told['model']}: {', '.join(told['abilities'])}; context of {told['context_tokens']:,} tokens{size}"
+    from xbatch.display import counted
+
+    size = "" if told["parameters"] is None else f", {counted(told['parameters'], 'parameter')}"
+    context = counted(told["context_tokens"], "token")
+    return f"{told['model']}: {', '.join(told['abilities'])}; context of {context}{size}"

@@ -10,8 +10,6 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
-    from rich.console import Console
-
     from xbatch.cli.terminal import Terminal
     from xbatch.job.spec import JobSpec
     from xbatch.report.progress import Snapshot, Ticker
@@ -104,10 +102,11 @@ def run(**options: Any) -> None:
     quiet, print_job = options.pop("quiet"), options.pop("print_job")
     spec = load_job(fields_of(options))
     terminal = Terminal()
+    terminal.quiet = quiet
     if print_job:
         _print_job(spec, terminal)
     check_streams(spec)
-    terminal.leave(*run_to_exit(lambda scratch: _answer(spec, scratch, terminal, quiet=quiet)))
+    terminal.leave(*run_to_exit(lambda scratch: _answer(spec, scratch, terminal)))
 
 
 def options_of_run(wanted: "Callable[[str], bool]") -> "Callable[[click.Command], click.Command]":
@@ -144,12 +143,10 @@ def _print_job(spec: "JobSpec", terminal: "Terminal") -> NoReturn:
     terminal.leave(0)
 
 
-async def _answer(spec: "JobSpec", scratch: "Path", terminal: "Terminal", *, quiet: bool) -> int:
+async def _answer(spec: "JobSpec", scratch: "Path", terminal: "Terminal") -> int:
     import asyncio
     import shutil
     from datetime import datetime
-
-    from rich.console import Console
 
     from xbatch.assemble.job import Job
     from xbatch.assemble.streams import Streams
@@ -160,17 +157,12 @@ async def _answer(spec: "JobSpec", scratch: "Path", terminal: "Terminal", *, qui
     from xbatch.report.totals import exit_code
     from xbatch.run import Stop
 
-    console, began = Console(file=terminal.err, highlight=False), datetime.now().astimezone()
-    stop = Stop(spec.drain_s)
-
-    def tell(text: str) -> None:
-        if not quiet:
-            console.print(text, markup=False, soft_wrap=True)
+    terminal.divert(scratch / "printed.log")
+    began, stop, tell = datetime.now().astimezone(), Stop(spec.drain_s), terminal.say
 
     def clean_up() -> None:
         if stopping.job is not None:
             stopping.job.leave()
-        console.show_cursor()
         shutil.rmtree(scratch, ignore_errors=True)
 
     stopping = Stopping(stop, tell, lambda text: terminal.leave(75, text, before=clean_up), _go_on(spec))
@@ -180,19 +172,20 @@ async def _answer(spec: "JobSpec", scratch: "Path", terminal: "Terminal", *, qui
     # Standard input is read to its end first, and stores may be slow, which must not hold up the signals.
     job = stopping.job = await asyncio.to_thread(Job, spec, scratch, stop, tell, terminal.divert)
     streams = Streams(job.places.streams)
-    ticker = None if quiet else _show_progress(job.course.snapshot, console, terminal)
+    ticker = None if terminal.quiet else _show_progress(job.course.snapshot, terminal)
     try:
         report = await job.run()
     finally:
         if ticker is not None:
             ticker.close()
+            terminal.has_bar = False
         job.close()
-    await asyncio.to_thread(streams.send, tell)
+    await asyncio.to_thread(streams.send, terminal.say)
     report |= {"outputs": [each for each in report["outputs"] if each["uri"] not in job.places.streams]}
     if job.places.targets[0] in job.places.streams:
         report |= {"state": None, "engine_log": None}
-    if not quiet:
-        show_closing(console, report)
+    if not terminal.quiet:
+        show_closing(terminal.console, report)
     return exit_code(report, spec.allowed_failures(report["request_counts"]["total"]))
 
 
@@ -207,9 +200,10 @@ def _go_on(spec: "JobSpec") -> str:
     return "run the same command again to go on"
 
 
-def _show_progress(look: "Callable[[], Snapshot]", console: "Console", terminal: "Terminal") -> "Ticker":
+def _show_progress(look: "Callable[[], Snapshot]", terminal: "Terminal") -> "Ticker":
     from xbatch.report.progress import BAR_EVERY_S, JSON_EVERY_S, BarProgress, JsonProgress, Ticker
 
-    if console.is_terminal:
-        return Ticker(BarProgress(look, console), BAR_EVERY_S)
+    if terminal.console.is_terminal:
+        terminal.has_bar = True
+        return Ticker(BarProgress(look, terminal.console), BAR_EVERY_S)
     return Ticker(JsonProgress(look, terminal.err), JSON_EVERY_S)

@@ -18,11 +18,12 @@ def schema(*, name: str | None, folder: str | None) -> None:
 
     Without NAME the names are listed.
     """  # noqa: D301 - click takes the control character for a paragraph to be kept
+    from xbatch.display import shown
     from xbatch.schema.generate import text_of, write_all
 
     if folder is not None:
         written = write_all(folder)
-        click.echo("\n".join(f"{folder.rstrip('/')}/{file}" for file in written))
+        click.echo("\n".join(shown(f"{folder.rstrip('/')}/{file}") for file in written))
     elif name is not None:
         click.echo(text_of(name), nl=False)
     else:

@@ -86,7 +86,8 @@ def serve(**options: Any) -> None:
         raise UsageError(missing)
     settings, spec = _settings(options), _spec(options)
     terminal = Terminal()
-    terminal.leave(*run_to_exit(lambda scratch: _serve(spec, settings, scratch, terminal, quiet=quiet)))
+    terminal.quiet = quiet
+    terminal.leave(*run_to_exit(lambda scratch: _serve(spec, settings, scratch, terminal)))
 
 
 def _missing(options: dict[str, Any]) -> str | None:
@@ -121,12 +122,8 @@ def _spec(options: dict[str, Any]) -> "JobSpec":
     return load_job(fields)
 
 
-async def _serve(
-    spec: "JobSpec", settings: "ServeSettings", scratch: "Path", terminal: "Terminal", *, quiet: bool
-) -> int:
+async def _serve(spec: "JobSpec", settings: "ServeSettings", scratch: "Path", terminal: "Terminal") -> int:
     import shutil
-
-    from rich.console import Console
 
     from xbatch.cli import signals
     from xbatch.cli.stopping import Stopping
@@ -134,21 +131,15 @@ async def _serve(
     from xbatch.run import Stop
     from xbatch.serve.serving import Server
 
-    console = Console(file=terminal.err, highlight=False)
-
-    def tell(text: str) -> None:
-        if not quiet:
-            console.print(text, markup=False, soft_wrap=True)
-
-    def write(line: str) -> None:
-        terminal.err.write(f"{line}\n")
+    terminal.divert(scratch / "printed.log")
+    tell = terminal.say
 
     def clean_up() -> None:
         server.leave()
         shutil.rmtree(scratch, ignore_errors=True)
 
     stop = Stop(spec.drain_s)
-    server = Server(spec, settings, scratch, stop, tell, None if quiet else write, terminal.divert)
+    server = Server(spec, settings, scratch, stop, tell, None if terminal.quiet else terminal.log, terminal.divert)
     leave = lambda text: terminal.leave(ExitCode.COMPLETE, text, before=clean_up)  # noqa: E731
     stopping = Stopping(stop, tell, leave, "batches go on when it is started again")
     stopping.job = server

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from xbatch import storage
+from xbatch.display import counted, lines
 from xbatch.errors import UsageError
 from xbatch.job.fingerprint import edges, model_version
 from xbatch.job.inputs import STDIN
@@ -110,15 +111,12 @@ def agree(job: str, changed: list[Change], accept: Iterable[str], *, extend: boo
     if not refused:
         return [each.field for each in wanted]
     width = max(len(each.field) for each in refused)
-    rows = "".join(f"\n  {each.field:{width}}  {each.before} -> {each.now}" for each in refused)
-    hints = "".join(f"\n{hint}" for hint in dict.fromkeys(each.hint for each in refused if each.hint))
+    rows = [f"  {each.field:{width}}  {each.before} -> {each.now}" for each in refused]
+    hints = dict.fromkeys(each.hint for each in refused if each.hint)
     ways = list(dict.fromkeys(each.way_on for each in refused if each.way_on))
     knowingly = f", go on knowingly by {' '.join(ways)}," if all(each.way_on for each in refused) else ","
-    raise UsageError(
-        f"{job} with other inputs or settings:{rows}{hints}\n"
-        f"Run it as it was, choose another output by -o{knowingly} "
-        "or throw away what it has done by --restart"
-    )
+    ways_on = f"choose another output by -o{knowingly} or throw away what it has done by --restart"
+    raise UsageError(lines(f"{job} with other inputs or settings:", *rows, *hints, f"Run it as it was, {ways_on}"))
 
 
 def merged(before: dict[str, Any], now: dict[str, Any]) -> dict[str, Any]:
@@ -225,7 +223,7 @@ def _address(each: Input) -> str:
 
 
 def _version(found: dict[str, Any]) -> str:
-    return f"{found['size_bytes']:,} bytes, version {found['version']}"
+    return f"{counted(found['size_bytes'], 'byte')}, version {found['version']}"
 
 
 def _flat(identity: dict[str, Any]) -> dict[str, Any]:

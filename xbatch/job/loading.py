@@ -9,6 +9,7 @@ from typing import Any, TypeAlias
 from pydantic import ValidationError
 
 from xbatch import storage
+from xbatch.display import lines
 from xbatch.errors import StorageError, UsageError
 from xbatch.job.spec import JobSpec
 from xbatch.job.yaml_text import BadYaml, YamlText, dumped
@@ -170,7 +171,7 @@ def _checked(fields: dict[str, Any], place: Callable[[Path], tuple[int, str]]) -
         mistakes: dict[tuple[int, str], str] = {}  # of several for one value, as a union has them, the first is told
         for each in e.errors():
             mistakes.setdefault(place(each["loc"]), _told(each))
-    raise UsageError("\n".join(f"{where}: {what}" for (_, where), what in sorted(mistakes.items())))
+    raise UsageError(lines(*(f"{where}: {what}" for (_, where), what in sorted(mistakes.items()))))
 
 
 def _name(where: Path) -> str:

@@ -6,6 +6,8 @@ from typing import Any
 
 import yaml
 
+from xbatch.display import escaped
+
 # Of what YAML 1.1 makes of bare words only what JSON has too: 10:30, 007 and 12e34 are no
 # numbers, `no` is no boolean.
 _SCALARS = {
@@ -143,8 +145,9 @@ def filled_in(text: str, environment: Mapping[str, str], line: int | None = None
 
 
 def dumped(fields: Mapping[str, Any]) -> str:
-    """Fields as YAML that reads back as the same."""
-    return yaml.dump(_escaped(dict(fields)), Dumper=_Dumper, sort_keys=False, allow_unicode=True, width=120)
+    """Write fields as YAML that reads back as the same and can be shown on a terminal."""
+    text = yaml.dump(_escaped(dict(fields)), Dumper=_Dumper, sort_keys=False, allow_unicode=True, width=120)
+    return _shown(text)
 
 
 class _Dumper(yaml.SafeDumper):
@@ -155,7 +158,14 @@ class _Dumper(yaml.SafeDumper):
 
 
 def _represent_text(dumper: yaml.SafeDumper, text: str) -> yaml.ScalarNode:
+    if _shown(text) != text:  # YAML has escapes in quotes only
+        return dumper.represent_scalar("tag:yaml.org,2002:str", text, style='"')
     return dumper.represent_scalar("tag:yaml.org,2002:str", text, style="|" if "\n" in text else None)
+
+
+def _shown(text: str) -> str:
+    """Escape what a terminal would act on, except line breaks and tabs; YAML reads such escapes in quoted texts."""
+    return "\n".join("\t".join(map(escaped, line.split("\t"))) for line in text.split("\n"))
 
 
 _Dumper.add_representer(str, _represent_text)

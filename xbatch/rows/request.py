@@ -6,6 +6,7 @@ from typing import Any, Literal, TypeAlias
 
 import msgspec
 
+from xbatch.display import counted
 from xbatch.rows import strict_json
 from xbatch.rows.endpoint import CHAT, COMPLETIONS, ENDPOINTS, endpoint_of, is_conversation
 from xbatch.rows.given_id import id_text, recovered_id
@@ -70,11 +71,15 @@ class Request(msgspec.Struct, gc=False):
     """None until an engine has prepared it, and where it can't be told beforehand."""
     nameless: bool = False
     """The row gives no `custom_id`; this one was made for it."""
+    line: int = 0
+    """Number of its line in its input, from 1; 0 if it comes from no input."""
 
     def prepared(self, prompt: Prompt) -> "Request":
-        """The same request with its prompt."""
-        index, custom_id, body, num_bytes = self.index, self.custom_id, self.body, self.num_bytes
-        return Request(index, custom_id, self.endpoint, body, num_bytes, self.to_context_end, prompt, self.nameless)
+        """Return the same request with its prompt."""
+        to_end, nameless, line = self.to_context_end, self.nameless, self.line
+        return Request(
+            self.index, self.custom_id, self.endpoint, self.body, self.num_bytes, to_end, prompt, nameless, line
+        )
 
     @property
     def model(self) -> object:
@@ -99,6 +104,8 @@ class Rejected:
     failure: Failure
     nameless: bool = False
     """As for `Request`; also where the `custom_id` that the row gives can't be told."""
+    line: int = 0
+    """Number of its line in its input, from 1."""
 
 
 ParsedRow: TypeAlias = Request | Rejected
@@ -142,7 +149,7 @@ def _parse(row: Row, template: RequestTemplate | None = None) -> ParsedRow:
         endpoint, body = _body(value)
         if template is not None or _find_null(row.data):
             drop_nulls(body)
-        return Request(row.index, custom_id, endpoint, body, row.num_bytes, nameless=given is None)
+        return Request(row.index, custom_id, endpoint, body, row.num_bytes, nameless=given is None, line=row.line)
     except (_Unfit, strict_json.BadJson, TemplateError) as e:
         if isinstance(e, TemplateError):
             given = e.custom_id or given
@@ -150,13 +157,14 @@ def _parse(row: Row, template: RequestTemplate | None = None) -> ParsedRow:
             given = row.bad_cell.custom_id if row.bad_cell is not None else recovered_id(row.data)
         excerpt = _excerpt(row) if isinstance(e, strict_json.BadJson) or e.code == "line_too_long" else ""
         failure = Failure(e.code, f"{row.place}: {_column(row, e)}{e}{excerpt}")
-        return Rejected(row.index, given or _fallback_id(row), failure, nameless=given is None)
+        return Rejected(row.index, given or _fallback_id(row), failure, given is None, row.line)
 
 
 def _value(row: Row) -> dict[str, Any]:
     """The object that a row is. Raises _Unfit or BadJson if it is none, or no request can be made of it."""
     if row.too_long:
-        raise _Unfit("line_too_long", f"the row has {row.num_bytes:,} bytes, more than --max-line-bytes allows")
+        size = counted(row.num_bytes, "byte")
+        raise _Unfit("line_too_long", f"the row has {size}, more than --max-line-bytes allows")
     return _object(strict_json.decode(row.data), "the row")
 
 
@@ -189,7 +197,7 @@ def _usual(row: Row) -> Request | None:
         return None
     if _find_null(data):
         drop_nulls(line.body)
-    return Request(row.index, line.custom_id, line.url, line.body, row.num_bytes)
+    return Request(row.index, line.custom_id, line.url, line.body, row.num_bytes, line=row.line)
 
 
 def _object(value: Any, what: str) -> dict[str, Any]:

@@ -31,6 +31,28 @@ class RequestCountsSoFar(RequestCounts):
     """None until every input was looked at."""
 
 
+class FailedRows(_Told):
+    """Rows that failed for the same reason: their messages differ at most in numbers and quoted values."""
+
+    code: str
+    """The status that the API answers, such as `400`, or a code of xbatch's own, such as `invalid_json_line`."""
+    status_code: int | None
+    """None for rows that never got as far as the API."""
+    message: str
+    """Of the first of them, cut if it is long."""
+    rows: Count
+    retryable: bool
+    """They may succeed when they are tried again."""
+    file: str | None
+    """The input of the first of them."""
+    line: int | None
+    """The number of its line, or of the row of a table, from 1; None where an earlier version did not keep it."""
+    custom_id: str | None
+    """Of the first of them; None with `--format body`."""
+    advice: str
+    """What helps."""
+
+
 class Usage(_Told):
     """Tokens of all rows that have a response."""
 
@@ -94,6 +116,10 @@ class Status(_Told):
     """Where the state lies."""
     status: Literal["complete", "running", "interrupted"]
     request_counts: RequestCountsSoFar
+    failures: list[FailedRows]
+    """Why rows failed, the most frequent reason first; a row that was run again counts by its last response."""
+    other_failures: Count
+    """Failed rows beyond those reasons."""
     usage: Usage
     shards: Shards
     open_rows: Count
@@ -126,6 +152,10 @@ class Report(_Told):
     """Names the job."""
     model: str | None
     request_counts: RequestCounts
+    failures: list[FailedRows] = []
+    """Why rows failed, the most frequent reason first; reports of earlier versions don't say it."""
+    other_failures: Count = 0
+    """Failed rows beyond those reasons."""
     usage: Usage
     this_run: ThisRun
     rounds: Count

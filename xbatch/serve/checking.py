@@ -8,6 +8,7 @@ from typing import Any
 
 import msgspec
 
+from xbatch.display import counted
 from xbatch.errors import UsageError
 from xbatch.planning.repeats import RepeatFinder
 from xbatch.rows.problem import unplaced
@@ -87,7 +88,7 @@ def _take(row: Row, rules: InputRules, checked: Checked, repeats: RepeatFinder) 
     """Judge one row; False if there is no need to look at others."""
     checked.total += 1
     if checked.total > rules.max_rows:
-        text = f"the file has more than {rules.max_rows:,} requests (--max-batch-rows)"
+        text = f"the file has more than {counted(rules.max_rows, 'request')} (--max-batch-rows)"
         checked.mistakes.append(Mistake("too_many_tasks", text, row.line))
         return False
     parsed = parse(row)

@@ -10,6 +10,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from xbatch import storage
+from xbatch.display import counted
 from xbatch.errors import StorageError, UsageError
 from xbatch.sinks.answers import Answer, read_answer
 from xbatch.sinks.blocks import Block
@@ -167,7 +168,7 @@ class ParquetWriter:
         storage.sync_file(self._file)
         self._file.close()
         if (found := pq.read_metadata(self._path).num_rows) != self.rows:
-            raise StorageError(f"{self._path} holds {found:,} rows instead of {self.rows:,}")
+            raise StorageError(f"{self._path} holds {counted(found, 'row')} instead of {self.rows:,}")
 
     def abandon(self) -> None:
         """Close it unfinished."""

@@ -7,6 +7,7 @@ from io import BytesIO
 from typing import TYPE_CHECKING, BinaryIO
 
 from xbatch import storage
+from xbatch.display import counted
 from xbatch.errors import StorageError, UsageError
 from xbatch.rows.row import Row
 from xbatch.rows.shard import Shard
@@ -101,7 +102,8 @@ class JsonlSource:
                     yield self._row(index, line)
                     index += 1
             except Damaged as e:
-                fine = f"the {lines.offset:,} bytes of text before that, {index - first_row:,} rows, can be read"
+                before = f"{counted(lines.offset, 'byte')} of text before that, {counted(index - first_row, 'row')}"
+                fine = f"the {before}, can be read"
                 raise UsageError(f"{self.shown_as} is damaged: {e}; {fine}") from e
         if self._digests:
             self.digest = hashed.hexdigest()

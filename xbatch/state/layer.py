@@ -8,6 +8,7 @@ import msgspec
 from xbatch.errors import StorageError
 from xbatch.rows.shard import Shard
 from xbatch.state import segments
+from xbatch.state.reasons import Reasons
 from xbatch.state.records import Counts
 from xbatch.storage import Store
 from xbatch.threads import Executor
@@ -19,6 +20,8 @@ class Done(msgspec.Struct, frozen=True):
     job: str
     segments: int
     counts: Counts
+    reasons: Reasons | None = None
+    """Why rows of the shard failed, as it stands after this pass; None in markers of earlier versions."""
 
 
 _READERS = 16

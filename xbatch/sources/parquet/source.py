@@ -8,6 +8,7 @@ from dataclasses import replace
 import pyarrow as pa
 
 from xbatch import storage
+from xbatch.display import counted
 from xbatch.errors import StorageError, UsageError
 from xbatch.rows.given_id import recovered_id
 from xbatch.rows.request import EXCERPT_BYTES
@@ -108,7 +109,7 @@ class ParquetSource:
                         yield self._row(index, *row)
                         index += 1
             except Damaged as e:
-                fine = f"the {index - first_row:,} rows before that can be read"
+                fine = f"the {counted(index - first_row, 'row')} before that can be read"
                 raise UsageError(f"{self.shown_as} is damaged: {e}; {fine}") from e
             self.digest = self._digest(table)
 
