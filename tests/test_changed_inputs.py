@@ -105,6 +105,16 @@ def test_another_address(server: str, tmp_path: Path) -> None:
     assert SECRET.encode() not in everything(tmp_path) + refused.stderr + done.stderr
 
 
+def test_renewed_addresses_in_another_order(server: str, tmp_path: Path) -> None:
+    """Of several signed addresses each is known again, in whatever order they are named."""
+    write(tmp_path / "second.jsonl", [chat(100)])
+    others = [f"{server}/second.jsonl?sv=1&sig={SECRET}{i}" for i in range(2)]
+    words = ("-o", "out.jsonl", "--max-failures", "1")
+    assert run(tmp_path, signed(server, 1), others[0], *words).returncode == 0
+    again = run(tmp_path, others[1], signed(server, 2), *words)
+    assert (again.returncode, b"already complete" in again.stderr) == (0, True), again.stderr
+
+
 def test_job_of_an_older_xbatch(server: str, tmp_path: Path) -> None:
     """A job whose job.json and plan hold a whole signed address, and no place, goes on with a renewed one."""
     words = ("-o", "out.jsonl", "--max-failures", "1")

@@ -252,7 +252,7 @@ def test_no_such_prefix(tmp_path: Path) -> None:
 
 
 def test_watched_from_elsewhere(folder: Path) -> None:
-    """Files that were answered are known from another working directory too."""
+    """Files that were answered are known from another working directory, and when their folder has moved."""
     assert once(folder).returncode == 0
     (folder / "elsewhere").mkdir()
     prefixes = {"in": "../in", "out": "../out"}
@@ -261,4 +261,7 @@ def test_watched_from_elsewhere(folder: Path) -> None:
     done = subprocess.run(again, cwd=folder / "elsewhere", env=ENV, capture_output=True, check=False, timeout=60)
     assert done.returncode == 0, done.stderr
     assert (folder / "log").read_text() == before
-    assert len(list((folder / "out").glob("*.jsonl"))) == 3
+    moved = folder.rename(folder.parent / "moved")
+    assert once(moved).returncode == 0
+    assert (moved / "log").read_text() == before
+    assert len(list((moved / "out").glob("*.jsonl"))) == 3

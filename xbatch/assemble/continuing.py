@@ -114,12 +114,13 @@ class Continuing:
         """Keep what accepted inputs of this machine hold now as what the job has read."""
         if (plan := self._state.plan()) is None:
             return
-        read = list(plan.facts["inputs"].items())
+        # Digests are known by position: their names there are those of the inputs when they were read.
+        read, changed = list(plan.facts["inputs"]), {}
         for uri, i, found in zip(self._uris, pairs, now, strict=True):
-            if i is not None and i < len(read) and f"inputs.{found['uri']}" in fields:
-                read[i] = (found["uri"], self._digest(uri) if found.get("edges") else read[i][1])
-        if read != list(plan.facts["inputs"].items()):
-            self._state.write_plan(Plan(plan.shards, {**plan.facts, "inputs": dict(read)}))
+            if i is not None and i < len(read) and found.get("edges") and f"inputs.{found['uri']}" in fields:
+                changed[read[i]] = self._digest(uri)
+        if changed:
+            self._state.write_plan(Plan(plan.shards, {**plan.facts, "inputs": {**plan.facts["inputs"], **changed}}))
 
     def _digest(self, uri: str) -> str:
         key = (uri, self._input_version(uri))
@@ -144,7 +145,7 @@ class Continuing:
         return storage.content_stat(Path(file)) if is_spooled else storage.stat(uri)
 
     def _same_bytes(self, before: int, now: int) -> bool:
-        """An input that may be one of the job's holds what the index pass has read of that."""
+        """Tell whether an input holds what the index pass has read of the job's input that it may be."""
         if (plan := self._state.plan()) is None:
             return True  # nothing was read yet
         read = list(plan.facts["inputs"].values())

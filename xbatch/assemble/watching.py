@@ -17,9 +17,8 @@ from xbatch.assemble.job import Job
 from xbatch.assemble.starting import EngineStarter
 from xbatch.display import counted
 from xbatch.errors import ExitCode, Interrupted, StorageError, UsageError
-from xbatch.job.fingerprint import edges
 from xbatch.job.inputs import find_inputs
-from xbatch.job.pairing import place_of
+from xbatch.job.pairing import is_same_version
 from xbatch.job.places import answers_name, check_length, is_answers, storage_of
 from xbatch.job.spec import JobSpec
 from xbatch.report.totals import exit_code
@@ -230,9 +229,7 @@ def _is_of(folder: StateFolder, unit: Unit) -> bool:
     if not folder.exists:
         return True
     began = folder.job().identity["inputs"][0]
-    if place_of(began) != storage.same_place(unit.uri) or began["size_bytes"] != unit.size_bytes:
-        return False
-    return began["version"] == unit.version or (bool(began.get("edges")) and began["edges"] == edges(unit.uri))
+    return is_same_version(began, unit.uri, storage.Stat(unit.size_bytes, unit.version))
 
 
 def _prefixes(spec: JobSpec) -> tuple[str, str]:

@@ -2,6 +2,7 @@
 
 import os
 import re
+from collections import Counter
 from collections.abc import Callable, Mapping
 from difflib import get_close_matches
 from typing import Any, TypeAlias
@@ -115,6 +116,7 @@ class _Secrets:
 
     def __init__(self) -> None:
         self._names: list[str] = []
+        self._times: Counter[str] = Counter()
 
     def taken_out(self, value: Any, name: str) -> Any:
         """Return a value of a job with a mark in place of every secret; `name` is where the value stands."""
@@ -141,8 +143,8 @@ class _Secrets:
         )
 
     def _mark(self, name: str) -> str:
-        used = sum(each == name or each.startswith(f"{name}_") for each in self._names)
-        found = f"{name}_{used + 1}" if used else name
+        self._times[name] += 1
+        found = name if self._times[name] == 1 else f"{name}_{self._times[name]}"
         self._names.append(found)
         return f"{_MARK}{found}{_MARK}"
 

@@ -40,6 +40,16 @@ def place_of(each: Input) -> str:
     return uri if uri == STDIN else each.get("place") or _place(uri)
 
 
+def is_same_version(was: Input, uri: str, found: Stat) -> bool:
+    """Tell whether a file is an input as it was, without reading all of it; its folder may have moved."""
+    if was["size_bytes"] != found.size_bytes:
+        return False
+    if place_of(was) == _place(uri) and was["version"] == found.version:
+        return True
+    now = describe_input(uri, found)
+    return _content_and_name(now) is not None and _content_and_name(now) == _content_and_name(was)
+
+
 def pair_inputs(before: Sequence[Input], now: Sequence[Input]) -> list[int | None]:
     """Return, for each input of this run, the position of the job's input that it is or may be; None if it is new.
 
