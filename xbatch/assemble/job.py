@@ -281,7 +281,7 @@ class Job:
             engine_log=str(log) if log.exists() else None,
         )
         if rows := report["all_reasoning"]:
-            self._tell(f"{rows:,} answers have reasoning and no text; more max_tokens may help those that it ended")
+            self._tell(f"answers with reasoning and no text: {rows:,}; a higher max_tokens may help")
         return report
 
     def _fail(self, error: XbatchError) -> None:
