@@ -13,6 +13,9 @@ from pyarrow import types
 from xbatch.rows.row import CellPath
 from xbatch.sources.parquet.columns import is_bytes, is_list
 
+KEPT_NULL = b'"content":null,'
+"""How a message without content stands in a row's JSON, with a comma before or behind it."""
+_ROLE, _CONTENT = "role", "content"
 _SECONDS = {"s": 1, "ms": 10**3, "us": 10**6, "ns": 10**9}
 
 
@@ -33,7 +36,8 @@ class Values:
 
     Structs and maps become objects, lists arrays; whole numbers stay exact; what is no number (NaN, infinities) becomes
     null; times are in the form of ISO 8601, durations in seconds, decimals text with all their digits. With
-    `drop_nulls`, a struct's fields that are null are left out, for a struct has every field in every row. Bytes become
+    `drop_nulls`, a struct's fields that are null are left out, for a struct has every field in every row; only the
+    content of a message stays, which the assistant's messages that call tools do not have. Bytes become
     text, or a `Bytes` where they are not UTF-8; with `only_carried` they become base64, whatever they hold, and texts
     that are not UTF-8 get the replacement character in the place of what is wrong.
     """
@@ -71,7 +75,11 @@ class Values:
         columns = [self.of(array.field(i)) for i in range(len(names))]
         rows = zip(*columns, strict=True) if columns else iter([()] * len(array))
         if self._drop_nulls:
-            objects = [{name: v for name, v in zip(names, row, strict=True) if v is not None} for row in rows]
+            # A message without content is none that somebody wrote: the API says whether it takes it.
+            kept = _CONTENT if _ROLE in names else None
+            objects = [
+                {name: v for name, v in zip(names, row, strict=True) if v is not None or name == kept} for row in rows
+            ]
         else:
             objects = [dict(zip(names, row, strict=True)) for row in rows]
         return _masked(array, objects)
