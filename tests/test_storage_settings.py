@@ -243,3 +243,18 @@ def test_watch_reaches_its_prefix_from_the_beginning(two: tuple[ObjectStore, Obj
     assert set(two[0].keys) == {"KEY0"}
     assert not two[1].keys
     assert _ids(_own(two[0]), "data/0/out/a.responses.jsonl") == _expected(0)
+
+
+def test_first_jobs_of_a_machine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Jobs that begin at once look whether they may write, and none takes away the folder in which another looks."""
+    mkdir, removed = Path.mkdir, []
+
+    def with_another(self: Path, *given: Any, **how: Any) -> None:
+        if self.name == "job" and not removed:
+            removed.append(self.parent)
+            self.parent.rmdir()
+        mkdir(self, *given, **how)
+
+    monkeypatch.setattr(Path, "mkdir", with_another)
+    storage.check_writable(tmp_path / "home/job/lock")
+    assert removed == [tmp_path / "home"]

@@ -158,7 +158,7 @@ def check_writable(target: Path) -> None:
     made: list[Path] = []
     try:
         for path in reversed(missing):
-            path.mkdir(exist_ok=True)
+            path.mkdir(parents=True, exist_ok=True)  # another process that looks may have removed its own again
             made.append(path)
         with _temporary(target) as temporary:
             temporary.touch(exist_ok=False)
