@@ -15,13 +15,13 @@ from typing import Any
 from xbatch import storage
 from xbatch.assemble.job import Job
 from xbatch.assemble.starting import EngineStarter
-from xbatch.display import counted
+from xbatch.display import counted, prefixed
 from xbatch.errors import ExitCode, Interrupted, StorageError, UsageError
 from xbatch.job.fingerprint import edges
 from xbatch.job.inputs import find_inputs
 from xbatch.job.places import answers_name, is_answers
 from xbatch.job.spec import JobSpec
-from xbatch.report.totals import exit_code
+from xbatch.report.totals import exit_code, failure_lines
 from xbatch.run import Stop
 from xbatch.state.folder import StateFolder
 
@@ -165,6 +165,8 @@ class Watcher:
                 self._tell(
                     f"{unit.uri}: {counted(counts['total'], 'row')}, {counts['failed']:,} failed, in {spec.output}"
                 )
+                for line in failure_lines(report):
+                    self._tell(f"{unit.uri}: failed {line}")
         except Interrupted as e:
             if self.stop.requests:
                 raise
@@ -172,7 +174,7 @@ class Watcher:
             return False
         except UsageError as e:
             self.seen.unusable += 1
-            self._tell(str(e) if unit.uri in str(e) else f"{unit.uri}: {e}")
+            self._tell(str(e) if unit.uri in str(e) else prefixed(unit.uri, str(e)))
         except (StorageError, OSError) as e:
             self._tell(f"{unit.uri}: {e}")
             self._trouble[unit] += 1
