@@ -63,15 +63,16 @@ def test_the_end_tells_why(tmp_path: Path) -> None:
     assert (first["message"], first["custom_id"]) == ("the fake engine was told to fail this row", "id-3")
     assert first["retryable"]
     for text in (done.stderr.decode(), status(tmp_path).stdout.decode()):
-        assert (
-            "failed  fake_failure the fake engine was told to fail this row: 4 rows, first in in.jsonl:7"
-            " (--retry-failed runs them again)\n" in text
+        reasons = [line.removeprefix("failed").strip() for line in text.splitlines() if line.startswith("failed")]
+        assert reasons[0] == (
+            "fake_failure the fake engine was told to fail this row: 4 rows, first in in.jsonl:7"
+            " (--retry-failed runs them again)"
         )
-        assert "failed  body_not_object the row is an array, not an object: 1 row, in in.jsonl:12 (" in text
-        assert (
-            "failed  duplicate_custom_id custom_id 'id-0' is already used in in.jsonl:2: 1 row, in in.jsonl:10 ("
-            in text
+        assert reasons[1].startswith("invalid_json_line not valid JSON")
+        assert reasons[2].startswith(
+            "duplicate_custom_id custom_id 'id-0' is already used in in.jsonl:2: 1 row, in in.jsonl:10 ("
         )
+        assert reasons[3].startswith("body_not_object the row is an array, not an object: 1 row, in in.jsonl:12 (")
 
 
 def test_a_row_is_told_of_once(tmp_path: Path) -> None:

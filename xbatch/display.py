@@ -29,6 +29,11 @@ def lines(*parts: str) -> Lines:
     return Lines("\n".join(escaped(part) for part in parts))
 
 
+def prefixed(prefix: str, message: str) -> str:
+    """Write something before a message, which keeps its line breaks."""
+    return Lines(f"{escaped(prefix)}: {message}") if isinstance(message, Lines) else f"{prefix}: {message}"
+
+
 def shown(text: str) -> str:
     """Return a text as the user may see it: masked and escaped. Every text for a terminal passes here."""
     return escaped(masked(text))

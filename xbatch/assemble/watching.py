@@ -15,13 +15,13 @@ from typing import Any
 from xbatch import storage
 from xbatch.assemble.job import Job
 from xbatch.assemble.starting import EngineStarter
-from xbatch.display import counted
+from xbatch.display import counted, prefixed
 from xbatch.errors import ExitCode, Interrupted, StorageError, UsageError
 from xbatch.job.inputs import find_inputs
 from xbatch.job.pairing import is_same_version
 from xbatch.job.places import answers_name, check_length, is_answers, storage_of
 from xbatch.job.spec import JobSpec
-from xbatch.report.totals import exit_code
+from xbatch.report.totals import exit_code, failure_lines
 from xbatch.run import Stop
 from xbatch.state.folder import StateFolder
 
@@ -177,6 +177,8 @@ class Watcher:
                 counts = report["request_counts"]
                 output = storage.shown_name(str(spec.output))
                 self._tell(f"{shown}: {counted(counts['total'], 'row')}, {counts['failed']:,} failed, in {output}")
+                for line in failure_lines(report):
+                    self._tell(f"{shown}: failed {line}")
         except Interrupted as e:
             if self.stop.requests:
                 raise
@@ -184,7 +186,7 @@ class Watcher:
             return False
         except UsageError as e:
             self.seen.unusable += 1
-            self._tell(str(e) if shown in str(e) else f"{shown}: {e}")
+            self._tell(str(e) if shown in str(e) else prefixed(shown, str(e)))
         except (StorageError, OSError) as e:
             self._tell(f"{shown}: {e}")
             self._trouble[unit] += 1

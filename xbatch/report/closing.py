@@ -8,9 +8,7 @@ from rich.text import Text
 
 from xbatch.display import counted, shown
 from xbatch.report.progress import duration, rate
-
-SHOWN_REASONS = 10
-"""Reasons for failures that are shown; all of them stand in the report."""
+from xbatch.report.totals import failure_lines
 
 
 def show_closing(console: Console, report: dict[str, Any]) -> None:
@@ -35,12 +33,9 @@ def _rows(report: dict[str, Any]) -> Iterator[tuple[str, str]]:
     counts, usage, repeated = report["request_counts"], report["usage"], report["this_run"].get("repeated", 0)
     twins = f"; {repeated:,} of them answered by another row's answer" if repeated else ""
     yield "rows", f"{counts['total']:,} ({counts['completed']:,} completed, {failures(counts)}{twins})"
-    yield from _reasons(report)
+    yield from (("failed", line) for line in failure_lines(report))
     if thoughts := report.get("all_reasoning"):
-        yield (
-            "no text",
-            f"{counted(thoughts, 'answer')} of reasoning only: a larger max_tokens lets them end",
-        )
+        yield "no text", f"{counted(thoughts, 'answer')} of reasoning only: a larger max_tokens lets them end"
     yield "tokens", f"{usage['prompt_tokens']:,} in, {usage['completion_tokens']:,} out"
     yield "time", f"{duration(report['elapsed_s'])}, {duration(report['running_s'])} of it answering"
     if (speed := _speed(report)) is not None:
@@ -50,22 +45,6 @@ def _rows(report: dict[str, Any]) -> Iterator[tuple[str, str]]:
     for name, field in (("state", "state"), ("vLLM's log", "engine_log")):
         if report[field]:
             yield name, report[field]
-
-
-def _reasons(told: dict[str, Any]) -> Iterator[tuple[str, str]]:
-    """Tell why rows failed, a line a reason; nothing for a report of an earlier version, which does not say it."""
-    reasons, others = told.get("failures", []), told.get("other_failures", 0)
-    for each in reasons[:SHOWN_REASONS]:
-        first = "first in" if each["rows"] > 1 else "in"
-        line = "" if each["line"] is None else f":{each['line']}"
-        place = "" if each["file"] is None else f", {first} {each['file']}{line}"
-        yield (
-            "failed",
-            f"{each['code']} {each['message'].rstrip('.')}: {counted(each['rows'], 'row')}{place} ({each['advice']})",
-        )
-    others += sum(each["rows"] for each in reasons[SHOWN_REASONS:])
-    if others:
-        yield "failed", f"for other reasons: {counted(others, 'row')} (the responses tell them)"
 
 
 def _speed(report: dict[str, Any]) -> str | None:
@@ -93,7 +72,7 @@ def _standing(standing: dict[str, Any]) -> Iterator[tuple[str, str]]:
     settled = counts["completed"] + counts["failed"]
     total = "?" if counts["total"] is None else f"{counts['total']:,}"
     yield "rows", f"{settled:,} of {total} ({counts['completed']:,} completed, {failures(counts)})"
-    yield from _reasons(standing)
+    yield from (("failed", line) for line in failure_lines(standing))
     yield (
         "shards",
         f"{shards['done']:,} of {shards['total']:,} done, {counted(standing['open_rows'], 'row')} in open ones",
