@@ -29,7 +29,12 @@ def first_status() -> Body:
         "uptime_s": 12.0,
         "requests": {"running": 0, "waiting": 0, "completed": 0, "failed": 0},
         "tokens": {"prompt": 0, "completion": 0},
-        "batches": {"running": 0},
+        "batches": {
+            "running": 0,
+            "open": 0,
+            "rows": {"in_flight": 0, "waiting": 0, "completed": 0, "failed": 0},
+            "tokens": {"prompt": 0, "completion": 0},
+        },
     }
 
 

@@ -12,6 +12,8 @@ from typing import Any
 
 from test_cli_run import ENV, SLOW, answering, chat, command, ids, listing, responses, run, start, wait_for, write
 
+from xbatch.state.folder import StateFolder
+
 STATE = "in.responses.jsonl.xbatch"
 
 
@@ -230,6 +232,39 @@ def test_extend(tmp_path: Path) -> None:
     assert len(rows) == len(set(rows)) == 15
     again = run(tmp_path, "a.jsonl", "b.jsonl", "-o", "out.jsonl", "--max-failures", "1")
     assert b"already complete" in again.stderr
+
+
+def test_job_that_begins_without_a_model_learns_it(tmp_path: Path) -> None:
+    """Whatever makes the first rows of a job that can be sent, they are answered by the model that they name."""
+    (tmp_path / "bad.jsonl").write_text("{\n")
+    write(tmp_path / "more.jsonl", [chat(1), chat(2)])
+    words = ("-o", "out.jsonl", "--max-failures", "1", "--engine-arg", "fail_on=1")
+    assert run(tmp_path, "bad.jsonl", *words).returncode == 0
+    job = StateFolder(str(tmp_path / "out.jsonl.xbatch"))
+    assert job.job().identity["model"] is None
+    assert run(tmp_path, "bad.jsonl", "more.jsonl", *words, "--extend").returncode == 1
+    assert job.job().identity["model"] == "m"
+    done = run(tmp_path, "bad.jsonl", "more.jsonl", "-o", "out.jsonl", "--max-failures", "1", "--retry-failed=all")
+    assert done.returncode == 0, done.stderr
+    report = job.report()
+    assert report is not None
+    assert (report["model"], report["engine"]) == ("m", "a fake engine, for tests")
+    other = run(tmp_path, "bad.jsonl", "more.jsonl", *words, "--model", "other")
+    assert other.returncode == 2
+    assert b"--accept-change model" in other.stderr
+
+
+def test_row_that_can_be_sent_since_its_input_has_changed(tmp_path: Path) -> None:
+    """A job without a model loads one when an input that was edited in place has rows that can be sent now."""
+    good = json.dumps(chat(1))
+    (tmp_path / "in.jsonl").write_text("{" + " " * (len(good) - 1) + "\n")
+    log = ("--engine-arg", f"log={tmp_path / 'log'}")
+    assert run(tmp_path, "in.jsonl", *log).returncode == 1
+    (tmp_path / "in.jsonl").write_text(good + "\n")
+    words = ("--accept-change", "inputs", "--retry-failed=all", *log)
+    done = run(tmp_path, "in.jsonl", *words)
+    assert done.returncode == 0, done.stderr
+    assert asked(tmp_path / "log") == ["start", "0"]
 
 
 def test_second_process_is_told_by_whom(tmp_path: Path) -> None:

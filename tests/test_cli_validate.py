@@ -81,7 +81,7 @@ def test_nothing_wrong(tmp_path: Path) -> None:
     assert (done.returncode, done.stdout) == (0, "")
     assert "6 (6 can be sent, 0 can't)" in done.stderr
     assert "m in 6 rows" in done.stderr
-    assert "1 blank lines" in done.stderr
+    assert "1 blank line\n" in done.stderr
     assert os.listdir(tmp_path) == ["in.jsonl"]
 
     assert validate(tmp_path, "in.jsonl", "--quiet").stderr == ""
@@ -94,7 +94,7 @@ def test_every_code(tmp_path: Path) -> None:
         "invalid_unicode": '{"prompt": "\\ud800"}',
         "json_too_deep": '{"prompt": ' + "[" * 600 + "]" * 600 + "}",
         "body_not_object": "[]",
-        "invalid_custom_id": '{"custom_id": 7, "prompt": "p"}',
+        "invalid_custom_id": '{"custom_id": 7.5, "prompt": "p"}',
         "invalid_method": '{"method": "GET", "body": {"prompt": "p"}}',
         "invalid_url": '{"url": "/v1/embeddings", "body": {}}',
         "line_too_long": json.dumps({"prompt": "x" * 5000}),
@@ -145,14 +145,16 @@ def test_two_problems_of_one_row(tmp_path: Path) -> None:
 
 
 def test_duplicates_across_files(tmp_path: Path) -> None:
-    """A `custom_id` that another file has used is told with that place; the later ones are told in input order."""
+    """A `custom_id` must be unique in its file; that another file has it too is said of a joint output only."""
     write(tmp_path / "a.jsonl", chat(1), chat(2))
     write(tmp_path / "b.jsonl", chat(3), chat(2), chat(1), chat(1))
-    lines = validate(tmp_path, "a.jsonl", "b.jsonl").stdout.splitlines()
-    assert lines == [
-        f"b.jsonl:{line}: duplicate_custom_id: its custom_id is already used in a.jsonl:{first}"
-        for line, first in ((2, 2), (3, 1), (4, 1))
-    ]
+    done = validate(tmp_path, "a.jsonl", "b.jsonl")
+    assert done.stdout.splitlines() == ["b.jsonl:4: duplicate_custom_id: its custom_id is already used in b.jsonl:3"]
+    assert "another input" not in done.stderr
+    (tmp_path / "job.yaml").write_text("inputs: [a.jsonl, b.jsonl]\noutput: joint.jsonl\n", "utf-8")
+    joint = validate(tmp_path, "job.yaml")
+    assert joint.stdout == done.stdout
+    assert "2 rows have custom_ids that another input has too (b.jsonl:2 has that of a.jsonl:2)" in joint.stderr
 
 
 @pytest.mark.parametrize(
@@ -286,6 +288,7 @@ def test_tokens_of_vllm(tmp_path: Path) -> None:
         json.dumps({"model": "demo", "prompt": "a", "logprobs": 1000}),
         json.dumps({"model": "demo", "prompt": "a", "max_tokens": 100_000}),
         "nonsense",
+        json.dumps({"model": "demo", "prompt": [4294967296]}),
     )
     told, totals, code = found(tmp_path, "in.jsonl", "--tokens", "--model", "demo")
     assert code == 1
@@ -297,7 +300,9 @@ def test_tokens_of_vllm(tmp_path: Path) -> None:
         (6, "invalid_request", 400),
         (7, "invalid_request", 400),
         (8, "invalid_json_line", None),
+        (9, "invalid_request", 400),
     ]
+    assert "out of vocabulary" in told[-1]["message"]
     assert "maximum context length" in told[0]["message"]
     assert "valid number" in told[1]["message"]
     assert "`other` does not exist" in told[2]["message"]

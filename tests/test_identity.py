@@ -8,6 +8,7 @@ import pytest
 from xbatch.errors import UsageError
 from xbatch.job.fingerprint import EDGE_BYTES, edges, model_version
 from xbatch.job.identity import SPEED_ONLY, agree, changes, identify, merged
+from xbatch.job.pairing import describe_input, pair_inputs, pair_uris
 from xbatch.job.spec import JobSpec
 from xbatch.storage import Stat, stat
 
@@ -24,19 +25,19 @@ def identity(*inputs: dict[str, Any], **fields: Any) -> dict[str, Any]:
     return {"inputs": list(inputs or [one("a.jsonl")]), **known, **fields}
 
 
-def same(_: str) -> bool:
+def same(*_: int) -> bool:
     return True
 
 
-def other(_: str) -> bool:
+def other(*_: int) -> bool:
     return False
 
 
 def test_nothing_changed() -> None:
     """A run like the one before has changed nothing, and no input is read to find that out."""
 
-    def read(uri: str) -> bool:
-        raise AssertionError(uri)
+    def read(*positions: int) -> bool:
+        raise AssertionError(positions)
 
     assert changes(identity(), identity(), read) == []
     assert agree(JOB, [], [], extend=False) == []
@@ -115,14 +116,15 @@ def test_format_is_fixed() -> None:
 
 def test_touched_input() -> None:
     """An input of which only the time has changed, and whose bytes are the same, has not changed."""
-    asked: list[str] = []
+    asked: list[tuple[int, int]] = []
 
-    def read(uri: str) -> bool:
-        asked.append(uri)
+    def read(before: int, now: int) -> bool:
+        asked.append((before, now))
         return True
 
-    assert changes(identity(), identity(one("a.jsonl", version="2")), read) == []
-    assert asked == ["a.jsonl"]
+    before, now = identity(one("a.jsonl"), one("b.jsonl")), identity(one("a.jsonl"), one("b.jsonl", version="2"))
+    assert changes(before, now, read) == []
+    assert asked == [(1, 1)]
 
 
 @pytest.mark.parametrize(
@@ -149,18 +151,21 @@ def test_replaced_object_of_the_same_size() -> None:
 
 @pytest.mark.parametrize("size_bytes", [999, 1001])
 def test_input_of_another_size(size_bytes: int) -> None:
-    """An input of another size can't be accepted: rows would not be where the job knows them to be."""
+    """An input of another size can't be accepted, and the refusal says what to do with one that has grown."""
     [change] = changes(identity(), identity(one("a.jsonl", size_bytes, "2")), same)
     with pytest.raises(UsageError) as caught:
         agree(JOB, [change], ["inputs", "inputs.a.jsonl"], extend=True)
     assert f"inputs.a.jsonl  1,000 bytes, version 1 -> {size_bytes:,} bytes, version 2" in str(caught.value)
     assert "knowingly" not in str(caught.value)
+    grown = "a.jsonl has grown, and --extend takes only further files: put the new rows into a file of their own"
+    assert (grown in str(caught.value)) == (size_bytes > 1000)
+    assert ("a.jsonl has become shorter" in str(caught.value)) == (size_bytes < 1000)
 
 
 def test_missing_input() -> None:
     """An input that the job has and this run has not can't be accepted."""
     [change] = changes(identity(one("a"), one("b")), identity(one("a")), same)
-    with pytest.raises(UsageError, match=r"inputs\.b  .* -> not among the inputs"):
+    with pytest.raises(UsageError, match=r"inputs\.b  .* -> not among the inputs\nb is not among the inputs any more"):
         agree(JOB, [change], ["inputs", "inputs.b"], extend=True)
 
 
@@ -193,10 +198,12 @@ def test_merged() -> None:
 
 
 def test_extended_job_in_any_order() -> None:
-    """Once a job was extended, the order in which its inputs are named is not the order of its rows any more."""
+    """An extended job keeps the order in which its inputs came; a run has to put them in that order first."""
     goes_on = merged(identity(one("b")), identity(one("a"), one("b")))
     assert [each["uri"] for each in goes_on["inputs"]] == ["b", "a"]
-    assert changes(goes_on, identity(one("a"), one("b")), same) == []
+    assert pair_uris(goes_on["inputs"], ["a", "b"]) == [1, 0]
+    assert changes(goes_on, identity(one("b"), one("a")), same) == []
+    assert [change.field for change in changes(goes_on, identity(one("a"), one("b")), same)] == ["inputs"]
     [change] = changes(goes_on, identity(one("b")), same)
     assert change.field == "inputs.a"
 
@@ -206,6 +213,109 @@ def test_merged_agrees_with_itself() -> None:
     before = identity(one("a"), model="m")
     now = identity(one("a", version="2", edges="f"), one("b"), model="n", engine_args={})
     assert changes(merged(before, now), now, other) == []
+
+
+# Where inputs lie.
+
+
+def remote(uri: str, size_bytes: int = 1000, version: str = "etag") -> dict[str, Any]:
+    return describe_input(uri, Stat(size_bytes, version))
+
+
+def placed(path: Path, content: bytes, *, name: str | None = None) -> dict[str, Any]:
+    """An input on this machine, which the user calls by its path or by `name`."""
+    path.parent.mkdir(exist_ok=True)
+    path.write_bytes(content)
+    return {**describe_input(str(path), stat(str(path))), **({} if name is None else {"uri": name})}
+
+
+SIGNED = [
+    ("http://h/in.jsonl?X-Amz-Date=1&X-Amz-Signature=a", "http://h/in.jsonl?X-Amz-Date=2&X-Amz-Signature=b"),
+    ("https://acc.blob.core.windows.net/c/b?sv=1&se=2&sig=a%2F", "https://acc.blob.core.windows.net/c/b?sig=c"),
+    ("https://b.storage.googleapis.com/o?Expires=1&GoogleAccessId=x&Signature=y", "https://b.storage.googleapis.com/o"),
+    ("http://user:pw@h/in.jsonl", "http://user:other@h/in.jsonl"),
+    ("s3://b/k", "s3a://b/k"),
+]
+
+
+@pytest.mark.parametrize(("before", "now"), SIGNED)
+def test_renewed_address(before: str, now: str) -> None:
+    """An address that was signed anew, or spelt otherwise, names the same input, and no secret is kept of it."""
+    assert changes(identity(remote(before)), identity(remote(now)), other) == []
+    # A job that began with an older xbatch has the whole address.
+    assert changes(identity(one(before, version="etag", edges="")), identity(remote(now)), other) == []
+    kept = str(remote(before))
+    assert not any(secret in kept for secret in ("Signature", "sig=", "pw", "Date"))
+
+
+def test_versions_of_one_object_are_two_inputs() -> None:
+    """What a query says of the object, such as its version, is part of the identity."""
+    found = changes(identity(remote("s3://b/k?versionId=1")), identity(remote("s3://b/k?versionId=2", 7)), same)
+    assert {change.field for change in found} == {"inputs.s3://b/k?versionId=1", "inputs.s3://b/k?versionId=2"}
+
+
+@pytest.mark.parametrize("accepted", ["inputs", "inputs.http://h/v2/in.jsonl", "inputs.http://h/v2/in.jsonl?sig=b"])
+def test_another_address_of_the_same_version(accepted: str) -> None:
+    """An address may change while size and version hold, if the user accepts it; the refusal says how."""
+    before, now = identity(remote("http://h/in.jsonl?sig=a")), identity(remote("http://h/v2/in.jsonl?sig=b"))
+    [change] = changes(before, now, other)
+    told = (
+        r"http://h/v2/in\.jsonl was http://h/in\.jsonl when the job began, and has the same size and version: "
+        r"--accept-change inputs\.http://h/v2/in\.jsonl goes on"
+    )
+    with pytest.raises(UsageError, match=told):
+        agree(JOB, [change], [], extend=True)
+    assert agree(JOB, [change], [accepted], extend=False) == ["inputs.http://h/v2/in.jsonl"]
+    assert merged(before, now)["inputs"] == now["inputs"]
+
+
+def test_an_address_of_another_object() -> None:
+    """Another address where another object lies is another input."""
+    changed = changes(identity(remote("http://h/a?sig=a")), identity(remote("http://h/b?sig=a", version="2")), same)
+    assert [change.way_on for change in changed] == ["", "--extend"]
+
+
+def test_other_spellings_of_a_local_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A local file is the same by a relative or absolute path, a link or a URI, from any working directory."""
+    before = identity(placed(tmp_path / "x/in.jsonl", b"row\n", name="in.jsonl"))
+    (tmp_path / "link.jsonl").symlink_to("x/in.jsonl")
+    (tmp_path / "y").mkdir()
+    monkeypatch.chdir(tmp_path / "y")
+    for uri in ("../x/in.jsonl", str(tmp_path / "x/in.jsonl"), "../link.jsonl", f"file://{tmp_path}/x/in.jsonl"):
+        assert changes(before, identity(describe_input(uri, stat(uri))), other) == []
+
+
+def test_moved_file(tmp_path: Path) -> None:
+    """A file that was moved is accepted and told of if it holds the same, and else is a changed one."""
+    was = placed(tmp_path / "old/in.jsonl", b"row\n", name="in.jsonl")
+    old_job = {name: value for name, value in was.items() if name != "place"}
+    now = identity(placed(tmp_path / "new/in.jsonl", b"row\n", name="in.jsonl"))
+    for before in (identity(was), identity(old_job)):
+        [change] = changes(before, now, same)
+        assert change.harmless
+        assert agree(JOB, [change], [], extend=False) == []
+    assert change.hint.startswith("in.jsonl was ")
+    [change] = changes(identity(was), now, other)
+    with pytest.raises(UsageError, match=r"and was changed: --accept-change inputs\.in\.jsonl goes on"):
+        agree(JOB, [change], [], extend=True)
+
+
+def test_moved_files_keep_their_positions(tmp_path: Path) -> None:
+    """Of several inputs that have moved each is found by its content, and by its name where contents are the same."""
+    contents = {"a": b"1\n", "b": b"2\n", "c": b"2\n", "d": b"3\n"}
+    before = [placed(tmp_path / f"old-{name}", data) for name, data in contents.items()]
+    now = [placed(tmp_path / f"new/old-{name}", contents[name]) for name in "dcab"]
+    assert pair_inputs(before, now) == [3, 2, 0, 1]
+    assert pair_uris(before, [each["uri"] for each in now]) == [3, 2, 0, 1]
+    [order] = [change for change in changes(identity(*before), identity(*now), same) if not change.harmless]
+    assert (order.field, order.way_on) == ("inputs", "")
+
+
+def test_missing_files_are_left_to_their_readers(tmp_path: Path) -> None:
+    """To put inputs in order, none of them has to be there."""
+    before = [placed(tmp_path / name, b"1\n") for name in ("a", "b")]
+    (tmp_path / "a").unlink()
+    assert pair_uris(before, [str(tmp_path / name) for name in ("gone", "b")]) == [None, 1]
 
 
 # What goes into it.
@@ -239,6 +349,7 @@ def test_inputs_by_content_and_time(tmp_path: Path) -> None:
     [found] = identify(spec, {str(path): stat(str(path))}, None, {})["inputs"]
     assert found == {
         "uri": str(path),
+        "place": str(path.resolve()),
         "size_bytes": 10,
         "version": str(path.stat().st_mtime_ns),
         "edges": edges(str(path)),
@@ -282,3 +393,30 @@ def test_model_version(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (refs / "main").write_text("c0ffee\n", "utf-8")
     assert model_version("org/name", None) == "c0ffee"
     assert model_version("org/name", "dev") is None
+
+
+def test_secrets_are_no_part_of_it() -> None:
+    """Keys of models and passwords in settings are not kept, and a job that has kept them goes on with others."""
+    with_secrets = JobSpec(inputs=["a"], engine={"hf_token": "hidden", "tokenizer": "http://u:hidden@h/t?sig=hidden"})
+    now = identify(with_secrets, {}, "m", {})
+    assert "hidden" not in str(now)
+    before = {**now, "engine_args": {"hf_token": "old", "tokenizer": "http://u:old@h/t?sig=old"}}
+    assert changes(before, now, other) == []
+
+
+def test_named_files_from_elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A chat template or an adapter is the same by another path, and another one when its content has changed."""
+    (tmp_path / "adapter").mkdir()
+    (tmp_path / "adapter/config.json").write_text("{}", "utf-8")
+    (tmp_path / "t.jinja").write_text("one", "utf-8")
+    found = []
+    for folder, prefix in ((tmp_path, ""), (tmp_path / "adapter", "../")):
+        monkeypatch.chdir(folder)
+        spec = JobSpec(
+            inputs=["a"], engine={"chat_template": f"{prefix}t.jinja"}, lora_modules={"x": f"{prefix}adapter"}
+        )
+        found.append(identify(spec, {}, "m", {}))
+    assert changes(*found, other) == []
+    assert changes({**found[0], "lora_modules": {"x": "../adapter"}}, found[1], other) == [], "an older xbatch's"
+    (tmp_path / "adapter/config.json").write_text("[]", "utf-8")
+    assert [each.field for each in changes(found[0], identify(spec, {}, "m", {}), other)] == ["lora_modules.x"]

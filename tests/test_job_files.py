@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -13,6 +14,7 @@ import yaml
 
 from xbatch.errors import UsageError
 from xbatch.job.loading import load_job, make_request, shown_job
+from xbatch.job.places import default_output
 from xbatch.job.spec import JobSpec
 from xbatch.job.yaml_text import BadYaml, YamlText, dumped, filled_in
 
@@ -40,6 +42,10 @@ def refused(folder: Path, text: str, **given: Any) -> str:
 def xbatch(folder: Path, *words: str) -> "subprocess.CompletedProcess[str]":
     command = [sys.executable, "-m", "xbatch", "run", *words]
     return subprocess.run(command, cwd=folder, env=ENV, capture_output=True, text=True, check=False)
+
+
+def copy_jobs(folder: Path) -> None:
+    shutil.copytree(ROOT / "jobs", folder / "jobs", ignore=shutil.ignore_patterns("*.responses.*", "*.xbatch"))
 
 
 def rows(path: Path) -> list[Any]:
@@ -184,7 +190,7 @@ def test_variables_in_fields(tmp_path: Path) -> None:
         ("inputs: a\nrequest_timeout: 5q", ["job.yaml:2: request_timeout: '5q' is no duration such as 90m"]),
         ("inputs: a\ndeadline: 2020-01-01T00:00", ["job.yaml:2: deadline: 2020-01-01T00:00 is over"]),
         ("inputs: a\nengine: {name: other}", ["job.yaml:2: engine: there is no engine called 'other'"]),
-        ("inputs: a\nmax_output_file: 0", ["job.yaml:2: max_output_file: should be greater than 0"]),
+        ("inputs: a\nmax_output_file: 0", ["job.yaml:2: max_output_file: should be from 1 byte to 1 EiB, not 0"]),
         ("inputs: a\nrequest: {model: m}", ["job.yaml:2: request: has neither messages nor prompt"]),
         ("inputs: a\nrequest:\n  prompt: '{{ x'", ["job.yaml:2: request: prompt: unexpected end of template"]),
         ("inputs: a\ninputs: b", ["job.yaml:2: inputs stands twice"]),
@@ -275,14 +281,38 @@ def test_shown_job(tmp_path: Path) -> None:
     assert "drain_s: 0" in shown_job(spec)
 
 
+SECRET_JOB = """
+inputs: ["https://h/a?X-Amz-Date=hidden-1&v=1&X-Amz-Signature=hidden-2", "https://me:hidden-3@h/b?v=2"]
+output: sftp://me:hidden-4@h/out/
+engine: {hf_token: hidden-5, max_num_batched_tokens: 12345}
+storage_options:
+  key: hidden-6
+  client_kwargs: {aws_secret_access_key: hidden-7, region_name: eu, endpoint_url: "http://me:hidden-8@h"}
+"""
+
+
 def test_secrets_are_not_shown(tmp_path: Path) -> None:
-    """What opens a store, or a model's, is hidden in the job that is shown."""
-    text = "inputs: a\nengine: {hf_token: hidden-1, max_num_batched_tokens: 12345}\nstorage_options:\n"
-    text += "  key: hidden-2\n  client_kwargs: {aws_secret_access_key: hidden-3, region_name: eu}\n"
-    shown = shown_job(load(tmp_path, text))
+    """What opens a store, or a model's, is hidden in the job that is shown; that runs once the environment has it."""
+    spec = load(tmp_path, SECRET_JOB)
+    shown = shown_job(spec)
     assert "hidden" not in shown
     assert "12345" in shown
-    assert "eu" in shown
+    assert "region_name: eu" in shown
+    with pytest.raises(UsageError, match="environment variable INPUTS_SECRET is not set"):
+        load(tmp_path, shown)
+    secrets = {
+        "INPUTS_SECRET": "X-Amz-Date=hidden-1&X-Amz-Signature=hidden-2",
+        "INPUTS_SECRET_2": "hidden-3",
+        "OUTPUT_SECRET": "hidden-4",
+        "ENGINE_HF_TOKEN": "hidden-5",
+        "STORAGE_KEY": "hidden-6",
+        "STORAGE_CLIENT_KWARGS_AWS_SECRET_ACCESS_KEY": "hidden-7",
+        "STORAGE_CLIENT_KWARGS_ENDPOINT_URL_SECRET": "hidden-8",
+    }
+    assert all(name in shown.splitlines()[0] for name in secrets)
+    again = load(tmp_path, shown, secrets)
+    reordered = "https://h/a?v=1&X-Amz-Date=hidden-1&X-Amz-Signature=hidden-2"
+    assert again == spec.model_copy(update={"inputs": [reordered, spec.inputs[1]]})
 
 
 def test_dumped_texts() -> None:
@@ -315,19 +345,42 @@ def test_the_table_is_what_its_script_makes() -> None:
 
 def test_run_a_job_file(tmp_path: Path) -> None:
     """The example over the demo's questions runs as it is; flags override it, and a second run changes nothing."""
-    shutil.copytree(ROOT / "jobs", tmp_path / "jobs", ignore=shutil.ignore_patterns("*.responses.*", "*.xbatch"))
+    copy_jobs(tmp_path)
     done = xbatch(tmp_path, "jobs/questions.yaml", "--engine", "fake", "--max-failures", "0")
     assert done.returncode == 0, done.stderr
     asked = rows(tmp_path / "jobs/questions.jsonl")
-    answered = rows(tmp_path / "jobs/questions.responses.jsonl")
+    answered = rows(tmp_path / "jobs/questions-job.responses.jsonl")
     names = [row.get("custom_id", f"row-{index}") for index, row in enumerate(asked)]
     assert [row["custom_id"] for row in answered] == names
-    before = (tmp_path / "jobs/questions.responses.jsonl").stat()
+    before = (tmp_path / "jobs/questions-job.responses.jsonl").stat()
     done = xbatch(tmp_path, "jobs/questions.yaml", "--engine", "fake", "--max-failures", "0")
     assert (done.returncode, "already complete" in done.stderr) == (0, True)
-    assert (tmp_path / "jobs/questions.responses.jsonl").stat() == before
+    assert (tmp_path / "jobs/questions-job.responses.jsonl").stat() == before
     done = xbatch(tmp_path, "jobs/questions.yaml", "--engine", "fake", "-o", "other.jsonl", "--quiet")
     assert (done.returncode, len(rows(tmp_path / "other.jsonl"))) == (0, len(asked))
+
+
+def test_commands_of_the_readme(tmp_path: Path) -> None:
+    """What the README and `make demo` run over jobs/ can be run one after the other, in one folder and twice."""
+    copy_jobs(tmp_path)
+    readme, makefile = ((ROOT / name).read_text("utf-8") for name in ("README.md", "Makefile"))
+    demo = re.findall(r"^\t@?\$\(BIN\)/xbatch run (jobs/.*)", makefile, re.MULTILINE)
+    commands = demo + re.findall(r"^xbatch run (jobs/[^#\n]*)", readme, re.MULTILINE)
+    here = [words for words in commands if "-s3" not in words]
+    assert len(demo) == 1 < len(here)
+    for words in [*here, *here]:
+        done = xbatch(tmp_path, *words.split(), "--engine", "fake")
+        assert done.returncode == 0, f"{words}: {done.stderr}"
+
+
+def test_examples_have_outputs_of_their_own() -> None:
+    """No two of the example jobs, nor an input that is run by itself, share an output."""
+    environment = {"IN": "s3://in/", "OUT": "s3://out/"}
+    specs = [load_job({"inputs": [str(path)]}, environment) for path in JOBS]
+    inputs = sorted({uri for spec in specs for uri in spec.inputs if "://" not in uri})
+    outputs = [spec.output or default_output(spec.inputs) for spec in specs]
+    outputs += [default_output([uri]) for uri in inputs]
+    assert len({*outputs}) == len(outputs) >= 5
 
 
 def test_templates_run(tmp_path: Path) -> None:
@@ -342,7 +395,10 @@ def test_templates_run(tmp_path: Path) -> None:
     assert third["response"]["body"]["choices"][0]["message"]["content"] == "3: three"
     assert [row["custom_id"] for row in (first, second, third)] == ["a", "row-1", "row-2"]
     assert second["error"]["code"] == "template_failed"
-    assert "t.jsonl:2: the template failed: column 'text' is missing; the row has: txt, n" in second["error"]["message"]
+    assert (
+        "t.jsonl:2: the template failed: column 'text' is missing (did you mean 'txt'?); the row has: txt, n"
+        in second["error"]["message"]
+    )
 
     other = xbatch(tmp_path, *words, "--system", "Be short.", "--prompt", "{{ text }}")
     assert other.returncode == 2
@@ -377,3 +433,63 @@ def test_unusable(tmp_path: Path, words: list[str], said: str) -> None:
     assert (done.returncode, said in done.stderr) == (2, True), done.stderr
     assert "Traceback" not in done.stderr
     assert os.listdir(tmp_path) == ["job.yaml"]
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("inputs: in.jsonl\nmax_line_bytes: " + "9" * 4301, "job.yaml:2: 99999999999999999999… is no number"),
+        ("inputs: " + "[" * 5000, "job.yaml: nested deeper than 50 levels"),
+        ("inputs: !!bool maybe", "job.yaml: a value does not fit its tag"),
+        ('inputs: in.jsonl\noutput: "a\\0b"', "job.yaml:2: output: holds a NUL character"),
+        ('inputs: in.jsonl\noutput: "\\uD800"', "job.yaml:2: half of a character"),
+        ("inputs: ['']", "job.yaml:1: inputs: an input has an empty name"),
+        ("a: &a [1, 1, 1, 1, 1, 1, 1, 1, 1, 1]\nb: &b [" + "*a, " * 200 + "]\nc: [" + "*b, " * 200 + "]", "job.yaml:"),
+        ("inputs: a\nlease_s: 1.0e+300", "job.yaml:2: lease_s: should be from 0.1 to 86,400, not 1e+300"),
+        ("inputs: a\nmax_failures: 101%", "job.yaml:2: max_failures: should be a number or a share from 0% to 100%"),
+    ],
+)
+def test_what_no_job_file_can_hold(tmp_path: Path, text: str, said: str) -> None:
+    """What YAML can say and a job can't is told with its line, and takes neither long nor the command down."""
+    assert refused(tmp_path, text).startswith(said)
+
+
+def test_no_file_is_no_job_file(tmp_path: Path) -> None:
+    """A folder, a pipe that nobody writes to and a file that is too large are refused at once."""
+    (tmp_path / "folder.yaml").mkdir()
+    os.mkfifo(tmp_path / "pipe.yaml")
+    (tmp_path / "large.yaml").write_bytes(b"#" * (1 << 21))
+    for name, said in (("folder", "not a file"), ("pipe", "not a file"), ("large", "larger than")):
+        with pytest.raises(UsageError, match=said):
+            load_job({"inputs": [str(tmp_path / f"{name}.yaml")]}, {})
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        *(("lease_s", value) for value in (0, 0.01, 1e300, float("nan"), float("inf"), -1)),
+        *(("drain_s", value) for value in (-1, 1e300, float("nan"))),
+        *(("commit_interval_s", value) for value in (0, 1e-9, float("inf"))),
+        *(("look_ahead", value) for value in ("0", "-1", "9" * 400, "much", "nanKiB", 0)),
+        *(("spool_limit", value) for value in ("0", "2EiB")),
+        *(("max_output_file", value) for value in ("0", "9" * 30)),
+        *(("max_failures", value) for value in ("101%", "1e3", "-1", "nan", "100.01%")),
+        *(("max_line_bytes", value) for value in (0, 1 << 40)),
+        *(("shard_rows", value) for value in (0, 10**9)),
+        *(("max_engine_restarts", value) for value in (-1, 10**9)),
+        *(("request_timeout", value) for value in ("1e300", "0", "367d", float("nan"), 1e9)),
+        *(("storage_timeout", value) for value in ("inf", "-1s")),
+        *(("deadline", value) for value in ("1e300", "0001-01-01T00:00", "9999-99-99T00:00")),
+    ],
+)
+def test_ranges(field: str, value: Any) -> None:
+    """Numbers that no job can mean are refused, and the sentence names the field."""
+    with pytest.raises(UsageError, match=f"^--{field.replace('_', '-')}: "):
+        load_job({"inputs": ["in.jsonl"], field: value})
+
+
+@pytest.mark.parametrize("given", [{"model": "\udcff"}, {"engine": {"a": "\udcff"}}, {"request": {"prompt": "\udcff"}}])
+def test_bytes_that_are_no_text(given: dict[str, Any]) -> None:
+    """Words that are no UTF-8 can be the names of files, and nothing else."""
+    with pytest.raises(UsageError, match="holds bytes that are no text in UTF-8"):
+        load_job({"inputs": ["in.jsonl"], **given})

@@ -84,7 +84,7 @@ def found(folder: Path, shard: Shard = SHARD) -> list[int]:
     assert total == len(rows) == len(dict(rows))
     if total == shard.rows:
         expected = [(r.index, r.kind, r.line) for r in map(record, sorted(dict(rows)))]
-        assert [tuple(row) for row in journal.rows(shard)] == expected
+        assert [(row.row, row.kind, row.line) for row in journal.rows(shard)] == expected
     return sorted(dict(rows))
 
 

@@ -14,31 +14,37 @@ MAX_FILE_LINES = 300
 MAX_FUNCTION_LINES = 60
 
 MAY_IMPORT: dict[str, set[str]] = {
-    "errors": set(),
+    "masking": set(),
+    "display": {"masking"},
+    "errors": {"masking"},
     "crash": set(),
-    "storage": {"errors", "crash"},
-    "rows": {"errors"},
-    "planning": {"rows"},
-    "job": {"rows", "storage", "planning", "errors"},
-    "engines": {"rows", "errors"},
-    "sources": {"rows", "storage", "errors"},
-    "sinks": {"rows", "sources", "storage", "errors", "crash"},
-    "state": {"rows", "storage", "errors", "crash"},
-    "report": {"state", "rows", "errors"},
+    "threads": set(),
+    "storage": {"masking", "errors", "crash", "threads", "display"},
+    "rows": {"errors", "display"},
+    "planning": {"rows", "threads", "display"},
+    "job": {"rows", "storage", "planning", "errors", "display"},
+    "engines": {"rows", "errors", "display"},
+    "sources": {"rows", "storage", "errors", "display"},
+    "sinks": {"rows", "sources", "storage", "errors", "crash", "display"},
+    "state": {"rows", "storage", "errors", "crash", "threads", "display"},
+    "report": {"state", "rows", "errors", "threads", "display"},
     "demo": set(),
     "intake": {"planning", "rows"},
     "flight": {"intake", "engines", "planning", "rows", "state", "errors", "crash"},
-    "run": {"flight", "intake", "engines", "planning", "state", "errors"},
-    "finish": {"sinks", "state", "report", "errors", "crash"},
+    "run": {"flight", "intake", "engines", "planning", "state", "errors", "display"},
+    "finish": {"sinks", "state", "report", "masking", "errors", "crash", "display"},
     "assemble": {
         *("run", "flight", "finish", "demo", "engines", "sources", "sinks", "state", "planning", "report"),
-        *("rows", "job", "storage", "errors", "crash"),
+        *("rows", "job", "storage", "errors", "crash", "display"),
     },
     "schema": {"job", "storage", "errors"},
-    "cli": {"assemble", "run", "report", "state", "job", "errors", "engines", "schema", "serve"},
+    "cli": {
+        *("assemble", "run", "report", "state", "storage", "job", "errors", "engines", "schema", "serve", "display"),
+        "threads",
+    },
     "serve": {
         *("assemble", "run", "report", "job", "engines", "rows", "state", "sources", "storage", "schema"),
-        *("planning", "errors", "crash"),
+        *("planning", "errors", "crash", "threads", "display"),
     },
     "__main__": {"cli"},
     "__init__": set(),
@@ -59,15 +65,11 @@ OWNERS: dict[str, tuple[str, ...]] = {
     "transformers": ("xbatch.demo",),
     "ray": ("xbatch.cluster",),
     "pydantic": ("xbatch.job.spec", "xbatch.job.loading", "xbatch.schema", "xbatch.engines.vllm", "xbatch.serve"),
-    "jinja2": ("xbatch.rows.template", "xbatch.engines.vllm.card"),
+    "jinja2": ("xbatch.rows.template", "xbatch.rows.template_use", "xbatch.engines.vllm.card"),
     "yaml": ("xbatch.job.yaml_text",),
     "rich": (
         "xbatch.report",
-        "xbatch.cli.run",
-        "xbatch.cli.status",
-        "xbatch.cli.watch",
-        "xbatch.cli.serve",
-        "xbatch.cli.validate",
+        "xbatch.cli.terminal",
     ),
 }
 """Libraries, each with the only modules that may import it."""
@@ -204,6 +206,25 @@ def test_files_are_only_published_by_storage() -> None:
                 if any("w" in str(mode) or "a" in str(mode) for mode in modes):
                     writers.add(name)
     assert {name for name in writers if part(name) != "demo"} <= {"xbatch.sinks.building"}
+
+
+BARE = {"Thread", "Timer", "ThreadPoolExecutor"}
+"""What starts threads with an empty context; `xbatch.threads` has their like that take the starter's along."""
+
+
+def test_threads_keep_the_context() -> None:
+    """Every thread runs in a copy of its starter's context, so that it uses the stores as its job was told to."""
+    bare = set()
+    for name, tree in TREES.items():
+        for node in ast.walk(tree):
+            if isinstance(node, ast.Attribute) and node.attr in BARE:
+                bare.add(f"{name}:{node.lineno}")
+            elif isinstance(node, ast.ImportFrom) and node.module in {"threading", "concurrent.futures"}:
+                bare |= {f"{name}:{node.lineno}" for alias in node.names if alias.name in BARE}
+            elif isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute):
+                to_default = node.func.attr == "run_in_executor" and isinstance(node.args[0], ast.Constant)
+                bare |= {f"{name}:{node.lineno}"} if to_default else set()
+    assert {where for where in bare if not where.startswith("xbatch.threads:")} == set()
 
 
 @pytest.mark.parametrize("words", [["--help"], ["--version"], ["run", "--help"], ["validate", "--help"]], ids=" ".join)

@@ -17,12 +17,23 @@ def peak_kib(folder: Path, rows: int) -> int:
     with path.open("w", encoding="utf-8") as file:
         for index in range(rows):
             file.write(json.dumps({"custom_id": f"id-{index}", "model": "m", "prompt": f"text {index}"}) + "\n")
-    command = [sys.executable, "-m", "xbatch", "run", path.name, "-o", f"{rows}.out", "--engine", "fake", "--quiet"]
+    command = [
+        sys.executable,
+        "-m",
+        "xbatch",
+        "run",
+        path.name,
+        "-o",
+        f"{rows}.out.jsonl",
+        "--engine",
+        "fake",
+        "--quiet",
+    ]
     process = subprocess.Popen(command, cwd=folder, env={**os.environ, "PYTHONPATH": str(ROOT)})
     _, status, used = os.wait4(process.pid, 0)
     process.returncode = os.waitstatus_to_exitcode(status)
     assert process.returncode == 0
-    with (folder / f"{rows}.out").open("rb") as file:
+    with (folder / f"{rows}.out.jsonl").open("rb") as file:
         assert sum(1 for _ in file) == rows
     return used.ru_maxrss
 

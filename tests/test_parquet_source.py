@@ -27,9 +27,10 @@ from pyarrow.parquet import encryption
 
 from xbatch.errors import StorageError, UsageError
 from xbatch.planning.shards import ShardCutter
-from xbatch.rows.request import ParsedRow, Rejected, Request, parse
+from xbatch.rows.request import CHAT, ParsedRow, Rejected, Request, parse
 from xbatch.rows.row import Row
 from xbatch.rows.shard import Shard
+from xbatch.rows.template import RequestTemplate
 from xbatch.sources import Source
 from xbatch.sources.opening import SourceOptions, open_source
 
@@ -205,6 +206,123 @@ def test_text_that_is_not_utf8(tmp_path: Path) -> None:
         assert (bad.failure.code, bad.failure.message[:16]) == ("invalid_unicode", "in.parquet:row 2")
 
 
+BINARY_TYPES = [pa.binary(), pa.large_binary(), pa.binary_view(), pa.dictionary(pa.int32(), pa.binary()), pa.binary(2)]
+IDS = ["a", "b", "c", "d"]
+
+
+def binary(kind: pa.DataType) -> pa.Array:
+    """Four values of two bytes each; the second is no text."""
+    cells = pa.array([b"ab", b"\xff\xfe", None, "ü".encode()])
+    return cells.dictionary_encode() if pa.types.is_dictionary(kind) else cells.cast(kind)
+
+
+@pytest.mark.parametrize("kind", BINARY_TYPES, ids=str)
+@pytest.mark.parametrize("nested", [False, True])
+def test_bytes_in_requests(tmp_path: Path, kind: pa.DataType, nested: bool) -> None:
+    """Binary columns of requests are text; a row whose bytes are none fails by its id, and no other row changes."""
+    cells, column = binary(kind), "prompt"
+    if nested:
+        if pa.types.is_binary_view(kind):
+            cells = cells.cast(pa.binary())  # pyarrow can't write views inside of lists
+        message = pa.StructArray.from_arrays([pa.array(["user"] * 4), cells], ["role", "content"])
+        cells, column = pa.ListArray.from_arrays([0, 1, 2, 3, 4], message), "messages.content"
+    elif pa.types.is_fixed_size_binary(kind):
+        column = "stop"
+    table = {"custom_id": IDS, "prompt": ["p"] * 4, column.partition(".")[0]: cells}
+    rows = parsed(written(tmp_path, pa.table(table)))
+    assert [each.custom_id for each in rows] == IDS
+    assert [type(each) for each in rows] == [Request, Rejected, Request, Request]
+    assert isinstance(bad := rows[1], Rejected)
+    said = f"in.parquet:row 2: column {column} holds bytes that are not UTF-8 text"
+    assert (bad.failure.code, bad.failure.message) == ("invalid_unicode", said)
+    assert isinstance(last := rows[3], Request)
+    assert "ü" in str(last.body)
+
+
+def test_ids_that_are_bytes(tmp_path: Path) -> None:
+    """A `custom_id` of bytes is text; a row where it is none fails under an id that was made for it."""
+    rows = parsed(written(tmp_path, pa.table({"custom_id": binary(pa.binary()), "prompt": ["p"] * 4})))
+    assert [each.custom_id for each in rows] == ["ab", "row-1", "row-2", "ü"]
+    assert [each.nameless for each in rows] == [False, True, True, False]
+    assert isinstance(rows[1], Rejected)
+    assert rows[1].failure.message.endswith("column custom_id holds bytes that are not UTF-8 text")
+
+
+@pytest.mark.parametrize("kind", BINARY_TYPES, ids=str)
+def test_bytes_in_templates(tmp_path: Path, kind: pa.DataType) -> None:
+    """A template has bytes as text, and by the filter `base64` as what they are, whatever they hold."""
+    table = pa.table({"custom_id": IDS, "image": pa.StructArray.from_arrays([binary(kind)], ["bytes"])})
+
+    def made(prompt: str) -> list[Any]:
+        template = RequestTemplate({"prompt": prompt})
+        options = SourceOptions(template_columns=template.columns, template_use=template.use)
+        rows = [parse(row, template) for row in written(tmp_path, table, options).scan(0)]
+        assert [each.custom_id for each in rows] == IDS
+        return [each.body["prompt"] if isinstance(each, Request) else each.failure.code for each in rows]
+
+    assert made("{{ image.bytes or '' }}") == ["ab", "invalid_unicode", "", "ü"]
+    assert made("{% if image.bytes %}{{ image.bytes | base64 }}{% endif %}") == ["YWI=", "//4=", "", "w7w="]
+
+
+def test_the_id_of_a_row_that_cannot_be_read(tmp_path: Path) -> None:
+    """A row with a cell that can't be read keeps its id, whether the cell is no JSON, no UTF-8 or too long."""
+    bodies = [b"{bad", b'{"prompt":"\xff"}', b'{"prompt":"a"}', b'{"prompt":"' + b"a" * 5000 + b'"}']
+    source = written(tmp_path, pa.table({"body": bodies, "custom_id": IDS}), SourceOptions(max_line_bytes=4096))
+    assert [each.custom_id for each in parsed(source)] == IDS
+    assert [code for code, _ in failures(source)] == ["invalid_json_line", "invalid_unicode", "line_too_long"]
+    assert failures(source)[0][1].startswith("in.parquet:row 1: column body: not valid JSON: ")
+    broken = pa.array([b"a", b"\xff", b"c", b"d"]).view(pa.string())
+    for options in (SourceOptions(), SourceOptions(template_columns=frozenset(("prompt",)))):
+        source = written(tmp_path, pa.table({"custom_id": IDS, "prompt": broken}), options)
+        assert [each.custom_id for each in parsed(source)] == IDS
+        assert failures(source)[0][1].startswith("in.parquet:row 2: column prompt: not valid UTF-8")
+
+
+def test_prompts_of_messages(tmp_path: Path) -> None:
+    """A column `prompt` of conversations, as TRL and verl have it, makes chats."""
+    prompt = [[{"role": "user", "content": "a", "name": None}], [{"role": "user", "content": "b", "name": "n"}]]
+    first, second = parsed(written(tmp_path, pa.table({"prompt": prompt, "ground_truth": ["1", "2"]})))
+    assert isinstance(first, Request)
+    assert isinstance(second, Request)
+    assert (first.endpoint, first.body) == (CHAT, {"messages": [{"role": "user", "content": "a"}]})
+    assert (second.endpoint, second.body) == (CHAT, {"messages": [{"role": "user", "content": "b", "name": "n"}]})
+
+
+def test_columns_that_a_template_lacks(tmp_path: Path) -> None:
+    """A column that the template names and the file has not is refused at once, with the one that is likely meant."""
+    table = pa.table({"id": [1], "Text": ["a"], "stars": [5]})
+
+    def refused(prompt: str) -> str:
+        template = RequestTemplate({"prompt": prompt})
+        with pytest.raises(UsageError) as raised:
+            written(tmp_path, table, SourceOptions(template_columns=template.columns, template_use=template.use))
+        return str(raised.value)
+
+    said = "in.parquet has no column 'txet', which the template uses (did you mean 'Text'?); it has: id, Text, stars"
+    assert refused("{{ txet }}") == said
+    assert refused("{{ row.txet }} {{ row | tojson }}") == said
+    assert (
+        refused("{{ quite }}") == "in.parquet has no column 'quite', which the template uses; it has: id, Text, stars"
+    )
+    optional = RequestTemplate({"prompt": "{% if txet is defined %}{{ txet }}{% endif %}{{ lang | default('en') }}"})
+    options = SourceOptions(template_columns=optional.columns, template_use=optional.use)
+    (row,) = written(tmp_path, table, options).scan(0)
+    assert isinstance(found := parse(row, optional), Request)
+    assert found.body == {"prompt": "en"}
+
+
+def test_notes(tmp_path: Path) -> None:
+    """Columns that become settings are named, and what in a template may stand for a column and doesn't."""
+    table = pa.table({"prompt": ["a"], "custom_id": ["i"], "n": [1], "model": ["m"], "note": ["x"]})
+    assert written(tmp_path, table).notes == ["columns that become settings of the requests: n, model"]
+    assert written(tmp_path, table.select(["prompt", "note"])).notes == []
+    assert written(tmp_path, pa.table({"body": ['{"prompt":"a"}'], "n": [1]})).notes == []
+    template = RequestTemplate({"prompt": "{{ prompt }} {note} {other}"})
+    options = SourceOptions(template_columns=template.columns, template_use=template.use)
+    said = "the template holds {note}, which is sent as it stands; {{ note }} is the column's value"
+    assert written(tmp_path, table, options).notes == [said]
+
+
 def test_the_batch_line_s_other_columns(tmp_path: Path) -> None:
     """`custom_id`, `method` and `url` make the request with `body`; nulls count as left out; the rest is carried."""
     table = pa.table(
@@ -278,8 +396,33 @@ def test_messages(tmp_path: Path) -> None:
     lists = written(tmp_path, pa.table({"messages": [messages, None, None], "prompt": [None, "b", None]}))
     assert values(lists) == [{"messages": said}, {"prompt": "b"}, {"messages": None, "prompt": None}]
     texts = written(tmp_path, pa.table({"messages": [json.dumps(messages), "nope"]}))
-    assert values_of_good(texts) == [{"messages": messages}]
+    assert values_of_good(texts) == [{"messages": said}]
     assert [code for code, _ in failures(texts)] == ["invalid_json_line"]
+
+
+def test_messages_without_content(tmp_path: Path) -> None:
+    """A message's content that is null stays null: only the API knows whose may be, and nobody is asked nothing."""
+    call = {"role": "assistant", "content": None, "tool_calls": [{"id": "a", "type": None}]}
+    said = {"role": "user", "content": "a", "tool_calls": None}
+    source = written(tmp_path, pa.table({"messages": [[said, call], [said | {"content": None}]]}))
+    assert values_of_good(source) == [
+        {
+            "messages": [
+                {"role": "user", "content": "a"},
+                {"role": "assistant", "content": None, "tool_calls": [{"id": "a"}]},
+            ]
+        },
+        {"messages": [{"role": "user", "content": None}]},
+    ]
+    # A job whose plan has counted rows without these nulls goes on.
+    rows = list(source.scan(0))
+    (shard,) = shards(rows, 9)
+    assert list(source.read(shard)) == rows
+    counted = sum(len(row.data.replace(b'"content":null,', b"").replace(b',"content":null', b"")) for row in rows)
+    assert counted < shard.num_bytes
+    assert list(source.read(replace(shard, num_bytes=counted))) == rows
+    with pytest.raises(StorageError):
+        list(source.read(replace(shard, num_bytes=counted - 1)))
 
 
 def values_of_good(source: Source) -> list[Any]:

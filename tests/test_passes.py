@@ -11,7 +11,7 @@ from xbatch.rows.shard import Shard
 from xbatch.state.folder import StateFolder, round_prefix
 from xbatch.state.journal import Journal
 from xbatch.state.layer import Layer
-from xbatch.state.passes import Passes, Targets, next_round
+from xbatch.state.passes import Kept, Passes, Targets, next_round
 from xbatch.state.records import Counts, Kind, Record
 
 SHARDS = [Shard(0, 0, 0, 1, 0, 4, 100), Shard(1, 0, 100, 5, 4, 3, 100), Shard(2, 0, 200, 8, 7, 2, 100)]
@@ -27,10 +27,10 @@ class Process:
         self.folder = StateFolder(str(folder))
         job = self.folder.create({"model": "m"}).job
 
-        def open_journal(_: list[Shard], number: int, targets: Targets | None) -> Journal:
+        def open_journal(_: list[Shard], number: int, targets: Targets | None, kept: Kept) -> Journal:
             prefix = round_prefix(number)
             layer = Layer(self.folder.store, self.folder.path / prefix, prefix, job, next(EPOCHS))
-            journal = Journal(layer, targets=targets)
+            journal = Journal(layer, targets=targets, kept=kept)
             journal.resume(SHARDS)
             return journal
 

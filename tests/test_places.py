@@ -113,7 +113,6 @@ def test_a_list(folder: str) -> None:
         (["a.jsonl"], {"output": "s3://b/o.jsonl", "errors": "s3a://b/o.jsonl"}, "--errors names the output"),
         (["a.jsonl"], {"output": "o.jsonl", "errors": "./x/../o.jsonl"}, "--errors names the output"),
         (["s3://b/a.jsonl"], {}, "say by -o where"),
-        (["a.jsonl"], {"output": "o.jsonl", "output_format": "parquet"}, "whose name tells its format"),
     ],
 )
 def test_refused(

@@ -19,7 +19,7 @@ from xbatch.planning.repeats import RepeatFinder
 from xbatch.planning.scheduler import Scheduler
 from xbatch.planning.shards import SHARD_BYTES, SHARD_ROWS, ShardCutter
 from xbatch.planning.waiting import Order, Waiting, waiting_bytes
-from xbatch.rows.outcome import Completion, Failure, Outcome
+from xbatch.rows.outcome import Completion, Failure, Outcome, Usage
 from xbatch.rows.request import CHAT, COMPLETIONS, Prompt, Request
 from xbatch.rows.shard import Shard
 
@@ -103,6 +103,48 @@ def test_repeats_beyond_memory(ids: list[str], run: int, read: int) -> None:
         patch.setattr(external_sort, "RUN_RECORDS", run)
         patch.setattr(external_sort, "READ_RECORDS", read)
         assert found_repeats(ids) == expected_repeats(ids)
+
+
+GIVEN = st.sampled_from(["a", "row-0", "row-1", "row-2", "row-1.1", "row-2.1", "row-2.999", "row-0.1x", "row-.1"])
+ROWS = st.lists(st.tuples(st.integers(0, 2), st.none() | GIVEN), max_size=30).map(
+    lambda x: sorted(x, key=lambda y: y[0])
+)
+
+
+@settings(deadline=None)
+@given(ROWS, st.integers(1, 4))
+def test_ids_of_several_files(rows: list[tuple[int, str | None]], run: int) -> None:
+    """Ids are unique in a file, generated ones in the job, given ones stay; what another file has too is counted."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(external_sort, "RUN_RECORDS", run)
+        finder = RepeatFinder()
+        for index, (file, name) in enumerate(rows):
+            key = (name or f"row-{index}").encode()
+            finder.add(key, index, file, index + 1, generated=name is None)
+        found = dict(finder.repeats())
+        finder.close()
+    given_ids = {name for _, name in rows if name is not None}
+    first_in_file: dict[tuple[int, str], int] = {}
+    shared = []
+    for index, (file, name) in enumerate(rows):
+        if name is None:
+            assert (index in found) == (f"row-{index}" in given_ids)
+            assert found.get(index) is None
+        elif (file, name) in first_in_file:
+            assert found.pop(index) == (file, first_in_file[file, name])
+        else:
+            assert index not in found
+            if any(name == other for other_file, other in rows if other_file < file):
+                shared.append(index)
+            first_in_file[file, name] = index + 1
+    made = [finder.replaced_key(i) if i in found else f"row-{i}" for i, (_, name) in enumerate(rows) if name is None]
+    assert len({*made}) == len(made)
+    assert given_ids.isdisjoint(made)
+    assert finder.shared == len(shared)
+    if shared:
+        file, name = rows[shared[0]]
+        earlier = next(i for i, (_, other) in enumerate(rows) if other == name)
+        assert finder.first_shared == ((file, shared[0] + 1), (rows[earlier][0], earlier + 1))
 
 
 def test_many_repeats(tmp_path: Path) -> None:
@@ -555,6 +597,6 @@ def test_outcomes_are_kept_within_bounds() -> None:
     dedupe = Dedupe(lambda _, outcome: outcome, 3_000)
     for index in range(3):
         assert dedupe.join(asking(index), bytes([index])) is True
-        dedupe.settle(asking(index), Completion(b"x" * 1_000))
+        dedupe.settle(asking(index), Completion(b"x" * 1_000, Usage(1, 1)))
         assert dedupe.join(asking(9), b"\x00") is not True
     assert [dedupe.knows(bytes([index])) for index in range(3)] == [True, False, True]

@@ -141,6 +141,23 @@ def test_parts_after_a_retry(tmp_path: Path, store: ObjectStore, bucket: s3fs.S3
     assert len({path[-len("00001.jsonl") :] for path in parts}) == 1
 
 
+@pytest.mark.parametrize("inputs", [1, 20])
+def test_object_of_somebody_else(tmp_path: Path, store: ObjectStore, bucket: s3fs.S3FileSystem, inputs: int) -> None:
+    """An object that no run of the job has put is refused, asked for by itself or among many; --overwrite takes it."""
+    for number in range(inputs):
+        bucket.pipe_file(f"data/many/{number:02}.jsonl", json.dumps(chat(number)).encode() + b"\n")
+    bucket.pipe_file("data/out/00.responses.jsonl", b"mine")
+    words = ["s3://data/many/*", "-o", "s3://data/out/"]
+    before = found(bucket)
+    refused = run(tmp_path, store, *words)
+    assert refused.returncode == 2, refused.stderr
+    assert b"s3://data/out/00.responses.jsonl exists, and no run of this job has written it" in refused.stderr
+    assert found(bucket) == before
+    assert run(tmp_path, store, *words, "--overwrite").returncode == 0
+    assert len(bucket.ls("data/out")) == inputs
+    assert run(tmp_path, store, *words, "--restart").returncode == 0
+
+
 @pytest.mark.parametrize(
     ("words", "message"),
     [
@@ -188,17 +205,13 @@ def test_options_reach_every_store(
     assert ids("", bucket.cat_file("data/out.jsonl")) == FIRST
 
 
-def test_options_are_values(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_options_are_values() -> None:
     """Dotted names nest, values are what JSON makes of them, and secrets stay texts."""
-    from xbatch.storage import filesystems
-
-    monkeypatch.setattr(filesystems, "_options", {})
-    storage.set_options({"a.b.c": "1", "a.b.d": "false", "key": "123", "x": '"7"', "y": "plain=text"})
-    expected = {"a": {"b": {"c": 1, "d": False}}, "key": "123", "x": "7", "y": "plain=text"}
-    assert filesystems._options == expected
+    parsed = storage.parse_options({"a.b.c": "1", "a.b.d": "false", "key": "123", "x": '"7"', "y": "plain=text"})
+    assert parsed == {"a": {"b": {"c": 1, "d": False}}, "key": "123", "x": "7", "y": "plain=text"}
     for wrong in ({"a": "1", "a.b": "2"}, {"a.b": "1", "a": "2"}, {"": "1"}, {"a..b": "1"}):
         with pytest.raises(UsageError, match="--storage-option"):
-            storage.set_options(wrong)
+            storage.parse_options(wrong)
 
 
 class _Quiet(SimpleHTTPRequestHandler):

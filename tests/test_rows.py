@@ -3,12 +3,14 @@
 import json
 from typing import Any
 
+import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from xbatch.rows import body, request, strict_json
-from xbatch.rows.outcome import Completion, Failure
+from xbatch.rows.given_id import recovered_id
+from xbatch.rows.outcome import Completion, Failure, Usage
 from xbatch.rows.request import CHAT, COMPLETIONS, Rejected, Request, parse
 from xbatch.rows.response import response_line
 from xbatch.rows.row import Row
@@ -74,12 +76,18 @@ def accepted(given: bytes | dict[str, Any]) -> Request:
         (b"[" * 100_000, "json_too_deep"),
         (b'{"a":' * 100_000, "json_too_deep"),
         (line(custom_id=""), "invalid_custom_id"),
-        (line(custom_id=7), "invalid_custom_id"),
         (line(custom_id=1.5), "invalid_custom_id"),
         (line(custom_id=False), "invalid_custom_id"),
         (line(custom_id=["a"]), "invalid_custom_id"),
         (line(url="/v1/embeddings"), "invalid_url"),
-        (line(url="v1/chat/completions"), "invalid_url"),
+        (line(url="/v1/responses"), "invalid_url"),
+        (line(url="/v1/chat/completions/messages"), "invalid_url"),
+        (line(url="/chat"), "invalid_url"),
+        (line(url="/v1/audio/completions"), "invalid_url"),
+        (line(url="ftp://host/v1/chat/completions"), "invalid_url"),
+        (line(url="http://[/v1/completions"), "invalid_url"),
+        (line(url="/"), "invalid_url"),
+        (line(url=""), "invalid_url"),
         (line(url=7), "invalid_url"),
         (line(url=[]), "invalid_url"),
         (line(url=..., body={"input": "a"}), "unknown_row_shape"),
@@ -160,6 +168,162 @@ def test_endpoints(value: dict[str, Any], endpoint: str) -> None:
     assert accepted(value).endpoint == endpoint
 
 
+CHAT_URLS = (
+    *("/chat/completions", "chat/completions", "v1/chat/completions", "/v1/chat/completions/", "/v1//chat/completions"),
+    *("https://api.openai.com/v1/chat/completions", "http://localhost:8000/v1/chat/completions/?x=1#y"),
+    *("/openai/v1/chat/completions", "/openai/deployments/gpt/chat/completions?api-version=2024-10-21"),
+    "https://x.openai.azure.com/openai/deployments/gpt/chat/completions",
+)
+COMPLETION_URLS = (
+    *("/completions", "completions", "/v1/completions/", "https://host/v1/completions", "/v1beta/completions?x"),
+    "/openai/deployments/gpt/completions",
+)
+
+
+@pytest.mark.parametrize("url", CHAT_URLS + COMPLETION_URLS)
+def test_urls_mean_what_they_say(url: str) -> None:
+    """Other spellings of the two endpoints are taken as what they can only mean."""
+    found = accepted(line(url=url, body={"messages": [], "prompt": "a"}))
+    assert found.endpoint == (CHAT if url in CHAT_URLS else COMPLETIONS)
+
+
+@pytest.mark.parametrize(("given", "text"), [(7, "7"), (0, "0"), (-3, "-3"), (10**30, "1" + "0" * 30)])
+def test_whole_numbers_are_ids(given: int, text: str) -> None:
+    """A `custom_id` that is a whole number is taken by its digits, in a batch line and in a bare body."""
+    assert accepted(line(custom_id=given)).custom_id == text
+    assert accepted({"custom_id": given, "prompt": "a"}).custom_id == text
+
+
+CONVERSATION = [{"role": "system", "content": "s"}, {"role": "user", "content": "u"}]
+
+
+def test_a_prompt_of_messages_is_a_chat() -> None:
+    """A bare body whose prompt is a list of messages is a chat; where a url says completions, the API decides."""
+    for bare in ({"prompt": CONVERSATION, "n": 2}, {"body": {"prompt": CONVERSATION, "n": 2, "messages": None}}):
+        found = accepted(bare)
+        assert (found.endpoint, found.body) == (CHAT, {"messages": CONVERSATION, "n": 2})
+    explicit = accepted(line(url=COMPLETIONS, body={"prompt": CONVERSATION}))
+    assert (explicit.endpoint, explicit.body) == (COMPLETIONS, {"prompt": CONVERSATION})
+    said = body.refusal(explicit)
+    assert said is not None
+    assert said.message == "prompt holds an object; messages are for /v1/chat/completions"
+
+
+@pytest.mark.parametrize("prompt", [[], ["a"], [1, 2], [[1]], [{"text": "a"}], [{"role": "user"}, "a"], "a"])
+def test_other_prompts_are_none(prompt: Any) -> None:
+    """Every other prompt stays what it is."""
+    found = accepted({"prompt": prompt})
+    assert (found.endpoint, found.body) == (COMPLETIONS, {"prompt": prompt})
+
+
+SCHEMA = {"type": "object", "properties": {"a": {"enum": [None, "b"], "default": None, "const": None}, "b": None}}
+WITH_NULLS: dict[str, Any] = {
+    "model": "m",
+    "messages": [
+        {"role": "user", "name": None, "content": [{"type": "text", "text": "a", "image_url": None}]},
+        {
+            "role": "assistant",
+            "content": None,
+            "refusal": None,
+            "tool_calls": [
+                {"id": "a", "type": "function", "index": None, "function": {"name": "f", "arguments": {"x": None}}}
+            ],
+        },
+        {"role": "tool", "tool_call_id": "a", "name": None, "tool_calls": None, "content": "1"},
+        None,
+    ],
+    "tools": [{"type": "function", "x": None, "function": {"name": "f", "strict": None, "parameters": SCHEMA}}],
+    "response_format": {"type": "json_schema", "json_schema": {"name": "n", "strict": None, "schema": SCHEMA}},
+    "tool_choice": None,
+    "max_tokens": None,
+    "n": None,
+    "min_tokens": None,
+    "metadata": {"x": None},
+}
+WITHOUT_NULLS: dict[str, Any] = {
+    "model": "m",
+    "messages": [
+        {"role": "user", "content": [{"type": "text", "text": "a"}]},
+        {
+            "role": "assistant",
+            "content": None,
+            "tool_calls": [{"id": "a", "type": "function", "function": {"name": "f", "arguments": {"x": None}}}],
+        },
+        {"role": "tool", "tool_call_id": "a", "content": "1"},
+        None,
+    ],
+    "tools": [{"type": "function", "function": {"name": "f", "parameters": SCHEMA}}],
+    "response_format": {"type": "json_schema", "json_schema": {"name": "n", "schema": SCHEMA}},
+    "tool_choice": None,
+    "max_tokens": None,
+    "metadata": {"x": None},
+}
+
+
+@pytest.mark.parametrize("given", [WITH_NULLS, line(body=WITH_NULLS), line(url="/chat/completions", body=WITH_NULLS)])
+def test_nulls_of_struct_writers(given: dict[str, Any]) -> None:
+    """Nulls that stand for a field left out are removed; those that are values stay."""
+    assert accepted(given).body == WITHOUT_NULLS
+
+
+@pytest.mark.parametrize(
+    ("data", "custom_id"),
+    [
+        (b'{"custom_id":"a","temperature":NaN}', "a"),
+        (b'{"temperature":-Infinity,"x":[NaN,{"custom_id":"no"}],"custom_id":"a"}', "a"),
+        (b' {"prompt":"\\ud800","custom_id" : "\\u00fc\\n"}', "ü\n"),
+        (b'{"prompt":"\xff","custom_id":"a"}', "a"),
+        (b'{"custom_id":12,"prompt":"\xff"}', "12"),
+        (b'{"custom_id":"a","prompt":"cut', "a"),
+        (b'{"custom_id":"a","prompt":"a"}}', "a"),
+        (b'{"custom_id":"a","x":' + b"[" * 100_000, "a"),
+        (b'{"custom_id":"a","x":' + b"[" * 600 + b"]" * 600 + b"}", "a"),
+        (b'{"custom_id":"\\ud800","prompt":"a"}', None),
+        (b'{"custom_id":"\xff","prompt":"a"}', None),
+        (b'{"custom_id":"a', None),
+        (b'{"body":{"custom_id":"no"},"x":NaN}', None),
+        (b'{"x":' + b"[" * 100_000 + b',"custom_id":"a"}', None),
+        (b'{"custom_id":"","x":NaN}', None),
+        (b'{"custom_id":1.5,"x":NaN}', None),
+        (b'{"custom_id":' + b"9" * 5000 + b',"x":NaN}', None),
+        (b'{"custom_id":12', None),
+        (b'["custom_id","a",NaN]', None),
+        (b"", None),
+        (b"{", None),
+        (b'{"custom_id"', None),
+    ],
+    ids=lambda value: str(value)[:40],
+)
+def test_ids_of_rows_that_cannot_be_read(data: bytes, custom_id: str | None) -> None:
+    """A row that can't be read keeps the `custom_id` that it gives, wherever that can be told for certain."""
+    found = rejected(data)
+    assert (found.custom_id, found.nameless) == (custom_id or "row-3", custom_id is None)
+    json.loads(response_line("j", found.index, found.custom_id, found.failure, "batch"))
+
+
+def test_the_id_of_a_row_too_long() -> None:
+    """What is kept of a row that was skipped for its size tells its `custom_id`, if it comes first."""
+    assert rejected(b'{"custom_id":"a","prompt":"xxx', too_long=True).custom_id == "a"
+
+
+@given(st.text(st.characters(exclude_categories=["Cs"]), min_size=1), st.integers(1, 40))
+def test_a_recovered_id_is_the_given_one(custom_id: str, cut: int) -> None:
+    """Whatever is cut off a line, the id that is found is that of the whole line, or none."""
+    data = json.dumps({"prompt": "a", "custom_id": custom_id, "x": [1, {"custom_id": "no"}]}).encode()
+    assert recovered_id(data) == custom_id
+    assert recovered_id(data[: len(data) - cut]) in (custom_id, None)
+
+
+def test_rows_without_an_id() -> None:
+    """A row without an id is called by its index or what was found for it, and knows that it gave none."""
+    for each in (row({"prompt": "a"}), row(b"nonsense")):
+        assert (parse(each).custom_id, parse(each).nameless) == ("row-3", True)
+        named = msgspec.structs.replace(each, fallback_id="row-3.1")
+        assert (parse(named).custom_id, parse(named).nameless) == ("row-3.1", True)
+    assert not accepted({"custom_id": "row-3", "prompt": "a"}).nameless
+    assert not accepted(line(custom_id="row-3")).nameless
+
+
 def test_bare_body_keeps_everything_else() -> None:
     """A bare body's custom_id is the row's and not the body's; every other field stays."""
     found = accepted({"custom_id": "x", "prompt": "a", "foo": {"bar": [1, None]}})
@@ -190,7 +354,7 @@ def _round_trips(custom_id: str) -> None:
     for ascii_only in (True, False):
         data = json.dumps({"custom_id": custom_id, "prompt": "a"}, ensure_ascii=ascii_only).encode()
         found = accepted(data)
-        written = response_line("job", found.index, found.custom_id, Completion(b"{}"), "batch")
+        written = response_line("job", found.index, found.custom_id, Completion(b"{}", Usage(1, 1)), "batch")
         assert b"\n" not in written
         assert json.loads(written)["custom_id"] == custom_id
 
@@ -296,13 +460,13 @@ def test_usual_lines_are_parsed_at_once(custom_id: Any, method: Any, url: Any, b
 def test_completion_line() -> None:
     """A completion's line holds its body as it is, a null error and ids that depend on job and row only."""
     body = b'{"x":12345678901234567890123,"y":"\xe2\x80\xa8"}'
-    one = json.loads(response_line("job", 3, "a", Completion(body), "batch"))
+    one = json.loads(response_line("job", 3, "a", Completion(body, Usage(1, 1)), "batch"))
     assert one["response"]["status_code"] == 200
     assert one["response"]["body"] == json.loads(body)
     assert one["error"] is None
     assert set(one) == {"id", "custom_id", "response", "error"}
     again = json.loads(response_line("job", 3, "b", Failure("c", "m"), "batch"))
-    other = json.loads(response_line("job", 4, "a", Completion(body), "batch"))
+    other = json.loads(response_line("job", 4, "a", Completion(body, Usage(1, 1)), "batch"))
     assert one["id"] == again["id"] != other["id"]
 
 
@@ -318,6 +482,12 @@ def test_failure_lines() -> None:
 
 def test_body_format() -> None:
     """`body` gives the bare object, also of refusals and failures."""
-    assert response_line("j", 0, "a", Completion(b'{"a":1}'), "body") == b'{"a":1}'
+    assert response_line("j", 0, "a", Completion(b'{"a":1}', Usage(1, 1)), "body") == b'{"a":1}'
     assert response_line("j", 0, "a", Failure("c", "m", status_code=400, body=b'{"error":1}'), "body") == b'{"error":1}'
     assert json.loads(response_line("j", 0, "a", Failure("c", "m"), "body"))["error"]["code"] == "c"
+
+
+def test_completion_without_a_body_is_none() -> None:
+    """Nothing that has no body can pass for an answer."""
+    with pytest.raises(ValueError, match="no answer"):
+        Completion(b"", Usage(1, 1))

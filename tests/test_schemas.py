@@ -29,12 +29,14 @@ REQUESTS: list[Any] = [
     {"custom_id": "text", "model": "m", "prompt": "p", "temperature": 0.5, "stop": ["x"], "unknown": {"a": 1}},
     {"model": "m", "messages": [{"role": "user", "content": "c"}], "max_tokens": 5, "response_format": None},
     {"custom_id": "ids", "body": {"model": "m", "prompt": [1, 2, 3]}},
+    {"custom_id": 17, "model": "m", "prompt": [{"role": "user", "content": "c"}]},
+    {"url": "https://host/openai/v1/completions/?a=b", "body": {"model": "m", "prompt": "p"}},
 ]
 WRONG_REQUESTS: list[Any] = [
     {},
     [],
     "text",
-    {"custom_id": 5, "prompt": "p"},
+    {"custom_id": 5.5, "prompt": "p"},
     {"custom_id": "", "prompt": "p"},
     {"body": "{}"},
     {"body": {}},

@@ -118,6 +118,9 @@ def test_mistakes_in_the_input(tmp_path: Path, row: str, code: str, param: str |
         (mistake,) = failed.errors.data
         assert (mistake.code, mistake.line, mistake.param) == (code, 4, param)
         assert mistake.message
+        assert "line 4" not in mistake.message, "the line is a field of its own"
+        assert ":4" not in mistake.message
+        assert (await at.client.batches.retrieve(failed.id)).input_file_id not in mistake.message
         assert failed.request_counts is not None
         assert failed.request_counts.total == 0
         assert next(at.engine._numbers) == 1, "the engine was asked"
@@ -300,12 +303,14 @@ def test_batches_wait_for_their_turn(tmp_path: Path) -> None:
         assert (await at.client.batches.retrieve(first.id)).status == "in_progress"
         assert cancelled.request_counts is not None
         assert cancelled.request_counts.to_dict() == {"total": 60, "completed": 0, "failed": 60}
-        assert at.offline.runner.figures.running == 1
-        assert 0 < at.offline.runner.figures.in_flight <= 4
+        figures = at.offline.runner.figures
+        assert figures.running == 1
+        assert 0 < figures.in_flight <= 4
+        assert figures.waiting == 60 + 4000 - figures.in_flight - at.offline.runner.counts(first.id).total
         await at.client.batches.cancel(first.id)
         assert [(await at.until(each.id)).status for each in (first, third)] == ["cancelled", "completed"]
-        rows = at.offline.runner.rows()
-        assert (rows["in_flight"], rows["completed"] + rows["failed"]) == (0, 4120)
+        rows = at.offline.runner.figures.rows
+        assert (rows["in_flight"], rows["waiting"], rows["completed"] + rows["failed"]) == (0, 0, 4120)
 
     at_desk(tmp_path, visit, settings={"max_running_batches": 1}, **SLOW)
 

@@ -133,6 +133,38 @@ def test_names_and_figures(server: Online) -> None:
     assert {"time", "client", "method", "path", "status", "duration_s"} <= set(lines[-1])
 
 
+def test_rows_of_batches_are_counted(server: Online) -> None:
+    """What batches have done is told apart from what was asked online, for the page and for Prometheus."""
+    before = server.status()
+    rows = [{"custom_id": f"id-{n}", "method": "POST", "url": CHAT_PATH, "body": HELLO} for n in range(20)]
+    with server.client() as client:
+        files = {"file": ("rows.jsonl", "".join(json.dumps(row) + "\n" for row in rows))}
+        file = client.post("/v1/files", data={"purpose": "batch"}, files=files).json()["id"]
+        asked = {"input_file_id": file, "endpoint": CHAT_PATH, "completion_window": "24h"}
+        assert client.post("/v1/batches", json=asked).status_code == 200
+    server.wait_for("every row is settled", lambda status: status["batches"]["rows"]["completed"] == 20)
+    server.wait_for("the batch has ended", lambda status: status["batches"]["open"] == 0)
+    status = server.status()
+    assert status["requests"] == before["requests"], "rows of batches are none of these"
+    assert status["tokens"] == before["tokens"]
+    assert status["batches"]["rows"] == {"in_flight": 0, "waiting": 0, "completed": 20, "failed": 0}
+    tokens = status["batches"]["tokens"]
+    assert tokens["completion"] == 60
+    assert tokens["prompt"] > 0
+    families = {f.name: f for f in text_string_to_metric_families(server.get("/metrics").text)}
+    values = {
+        name: {next(iter(each.labels.values())): each.value for each in families[name].samples}
+        for name in ("xbatch_batches", "xbatch_batch_rows", "xbatch_batch_rows_settled", "xbatch_batch_tokens")
+    }
+    assert values == {
+        "xbatch_batches": {"running": 0, "waiting": 0},
+        "xbatch_batch_rows": {"in_flight": 0, "waiting": 0, "completed": 20, "failed": 0},
+        "xbatch_batch_rows_settled": {"completed": 20, "failed": 0},
+        "xbatch_batch_tokens": tokens,
+    }
+    assert families["xbatch_batch_rows_settled"].type == families["xbatch_batch_tokens"].type == "counter"
+
+
 def test_a_stream_has_the_form_that_clients_read(server: Online) -> None:
     answer = server.post(CHAT_PATH, HELLO | {"stream": True})
     assert answer.headers["content-type"].startswith("text/event-stream")

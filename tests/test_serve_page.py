@@ -182,9 +182,15 @@ def test_what_is_served(page: Page, address: str, answers: Answers) -> None:
     assert "vLLM 0.32.0 on CPU" in page.text("#engine")
     assert [page.text(f"#{name}") for name in ("running", "waiting", "completed", "failed")] == ["3", "1", "1,234", "2"]
     answers.status |= {"uptime_s": 16.0, "tokens": {"prompt": 100, "completion": 1000}}
+    rows = {"in_flight": 8, "waiting": 4000, "completed": 56789, "failed": 0}
+    answers.status["batches"] |= {"running": 1, "rows": rows, "tokens": {"prompt": 30, "completion": 2000}}
     page.run("polls[0]()")
-    page.wait_for("#rate", "250")
-    assert "100 tokens read, 1,000 written; up for 16 seconds" in page.text("#tokens")
+    page.wait_for("#rate", "750")
+    assert page.text("#tokens") == (
+        "Online: 100 tokens read, 1,000 written. Batches: 30 tokens read, 2,000 written. Up for 16 seconds."
+    )
+    assert [page.text(f"#rows-{name}") for name in rows] == ["8", "4,000", "56,789", "0"]
+    assert "Rows of batches" in page.text(".figures")
     assert page.refused == []
 
 
@@ -244,7 +250,7 @@ def test_batches(page: Page, address: str, answers: Answers) -> None:
         batch("batch_a", "completed", (10, 9, 1), output_file_id="file-1", error_file_id="file-2"),
         batch("batch_0", "failed", (0, 0, 0), errors={"data": [{"line": 7, "message": MARKUP}]}),
     ]
-    answers.status["batches"] = {"running": 1}
+    answers.status["batches"]["running"] = 1
     page.open(f"{address}/")
     page.wait_for("#batches", "batch_0")
     going, done, failed = (page.text(f"#batches li:nth-child({i})") for i in (1, 2, 3))
@@ -254,12 +260,43 @@ def test_batches(page: Page, address: str, answers: Answers) -> None:
     assert page.run("document.querySelector('#batches progress').position") == 0.25
     assert "10 of 10 requests, 1 failed" in done
     assert f"Line 7: {MARKUP}" in failed
+    assert "more" not in failed
     assert page.text("#batches-running") == "1 running"
     answers.batches[0] = batch("batch_b", "in_progress", (5000, 4000, 50))
     answers.batches.insert(0, batch("batch_c", "validating", (0, 0, 0)))
     page.run("polls[1]()")
     page.wait_for("#batches li:nth-child(1)", "validating")
     page.wait_for("#batches li:nth-child(2)", "4,050 of 5,000")
+
+
+@pytest.mark.parametrize(
+    ("found", "more"), [(3, ""), (4, "And 1 more"), (18, "And 15 more"), (100, "And at least 97 more")]
+)
+def test_errors_of_a_batch(page: Page, address: str, answers: Answers, found: int, more: str) -> None:
+    """The first three errors of a batch are shown, each line once, and how many more there are is said."""
+    errors = [{"line": n, "message": "url is '/v1/nowhere'"} for n in range(1, found + 1)]
+    answers.batches = [batch("batch_0", "failed", (0, 0, 0), errors={"data": errors})]
+    page.open(f"{address}/")
+    page.wait_for("#batches", "Line 3")
+    lines = page.text("#batches .errors").splitlines()
+    assert lines[:3] == [f"Line {n}: url is '/v1/nowhere'" for n in (1, 2, 3)]
+    assert lines[3:] == ([f"{more}: see /v1/batches/batch_0."] if more else [])
+
+
+def test_a_real_batch_that_fails(page: Page, server: Online) -> None:
+    """The errors of a batch that a real server refuses name each line once, with no file before it."""
+    bad = json.dumps({"custom_id": "a", "method": "POST", "url": "/v1/embeddings", "body": {}})
+    with server.client() as client:
+        files = {"file": ("rows.jsonl", f"{bad}\n" * 18)}
+        file = client.post("/v1/files", data={"purpose": "batch"}, files=files).json()["id"]
+        asked = {"input_file_id": file, "endpoint": "/v1/chat/completions", "completion_window": "24h"}
+        made = client.post("/v1/batches", json=asked).json()["id"]
+    page.open(f"{server.address}/")
+    page.wait_for("#batches", made)
+    page.wait("polls[1]() && document.querySelector('#batches').innerText.includes('more')")
+    lines = page.text("#batches li:nth-child(1) .errors").splitlines()
+    assert lines[1].startswith("Line 2: url is '/v1/embeddings'")
+    assert lines[3] == f"And 15 more: see /v1/batches/{made}."
 
 
 @pytest.mark.parametrize("key", ["", "secret"])
@@ -453,14 +490,21 @@ def test_the_key(page: Page, address: str, answers: Answers) -> None:
 @pytest.mark.parametrize("path", ["/", "/docs"])
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 def test_narrow_windows(page: Page, address: str, answers: Answers, scheme: str, path: str) -> None:
-    """At 360 pixels nothing is cut off or scrolls sideways, however long its name, by day and by night."""
+    """At 360 pixels nothing is cut off or scrolls sideways, the settings included, by day and by night."""
     answers.status["model"] = "organisation/" + "a-very-long-name-of-a-model-" * 4
     answers.batches = [batch("batch_" + "0123456789" * 6, "in_progress", (10**6, 10**5, 10**3))]
+    answers.status["batches"]["rows"] = dict.fromkeys(("in_flight", "waiting", "completed", "failed"), 10**9)
     page.look(width=360, scheme=scheme)
     page.open(f"{address}{path}")
     page.wait_for("#version", "0.1.0")
     if path == "/":
         page.wait_for("#batches", "batch_")
+        page.run("document.querySelector('.chat details').open = true")
+        for field in ("#system", "#temperature", "#max-tokens"):
+            card, right = (
+                page.run(f"document.querySelector('{each}').getBoundingClientRect().right") for each in (".chat", field)
+            )
+            assert right < card, f"{field} is wider than its card"
     assert page.run("document.documentElement.scrollWidth") == 360
     ground, text = (page.run(f"getComputedStyle(document.body).{name}") for name in ("backgroundColor", "color"))
     assert (_light(ground) > _light(text)) == (scheme == "light")

@@ -21,7 +21,9 @@ from test_cli_run import ENV, SLOW, chat, command, ids, wait_for
 from xbatch import storage
 from xbatch.errors import UsageError
 from xbatch.storage import FsspecStore, Store
-from xbatch.storage.retrying import Retrying, Trouble
+from xbatch.storage.retrying import Retrying
+from xbatch.storage.settings import StorageSettings
+from xbatch.storage.trouble import Trouble
 
 # aiohttp about what gcsfs and adlfs give it: a large body is sent at once.
 pytestmark = pytest.mark.filterwarnings("ignore:Sending a large body:ResourceWarning")
@@ -367,7 +369,7 @@ def test_a_refusal_is_believed_last() -> None:
             raise PermissionError
         return "answer"
 
-    retrying = Retrying(20, lambda: renewed.append(1))
+    retrying = Retrying(StorageSettings(), lambda: renewed.append(1), 20)
     assert retrying.call("there", ask, {Trouble.REFUSED: "refused"}) == "answer"
     assert len(renewed) == 2
 

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import fsspec
+import msgspec
 import object_store
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -19,10 +20,12 @@ from object_store import ObjectStore
 
 from xbatch import storage
 from xbatch.errors import StorageError, UsageError
-from xbatch.rows.outcome import Completion, Failure
+from xbatch.finish import _AllReasoning
+from xbatch.rows.outcome import Completion, Failure, Usage
 from xbatch.rows.response import response_line
 from xbatch.rows.shard import Shard
 from xbatch.sinks import OutputRow, Sink
+from xbatch.sinks.answers import is_all_reasoning
 from xbatch.sinks.opening import SinkOptions, open_sink
 
 FORMATS = ("jsonl", "jsonl.gz", "jsonl.zst", "parquet")
@@ -74,7 +77,7 @@ def completed(index: int, file: int = 0, text: str | None = None) -> OutputRow:
     message = {"role": "assistant", "content": f"täxt\u2028 {index}" if text is None else text}
     choices = [{"index": 0, "message": message, "finish_reason": "stop"}, {"index": 1, "message": {"content": "no"}}]
     body = {"object": "chat.completion", "choices": choices, "usage": {"prompt_tokens": 7, "completion_tokens": index}}
-    outcome = Completion(json.dumps(body).encode())
+    outcome = Completion(json.dumps(body).encode(), Usage(7, index))
     return OutputRow(file, True, response_line("job", index, f"id-{index}", outcome, "batch"))
 
 
@@ -485,6 +488,57 @@ def test_input_under_lines(tmp_path: Path) -> None:
         "tags": [{"a": 0.5, "b": "ß"}],
     }
     assert lines == [json.loads(row.line) for row in ROWS[:3]]
+
+
+def test_bytes_are_carried_as_base64(tmp_path: Path) -> None:
+    """JSONL has bytes that are only carried as base64 in every row, and texts that are not UTF-8 with a mark."""
+    broken = pa.array([b"a", b"\xff", b"c"]).view(pa.string())
+    columns = {"data": pa.array([b"ab", b"\xff", None]), "word": pa.array([b"ab"] * 3, pa.binary(2)), "text": broken}
+    sink(tmp_path, tmp_path, "out.jsonl", carried=[Carrying(pa.table(columns))], with_input=True).publish(ROWS[:3])
+    lines = [json.loads(line)["input"] for line in (tmp_path / "out.jsonl").read_bytes().splitlines()]
+    assert [line["data"] for line in lines] == ["YWI=", "/w==", None]
+    assert [line["word"] for line in lines] == ["YWI="] * 3
+    assert [line["text"] for line in lines] == ["a", "\ufffd", "c"]
+
+
+def thoughtful(index: int, **message: Any) -> OutputRow:
+    body = {"choices": [{"index": 0, "message": {"role": "assistant", **message}, "finish_reason": "length"}]}
+    outcome = Completion(json.dumps(body, separators=(",", ":")).encode())
+    return OutputRow(0, True, response_line("job", index, f"id-{index}", outcome, "batch"))
+
+
+THOUGHTFUL = [
+    thoughtful(0, content="a", reasoning="b"),
+    thoughtful(1, content=None, reasoning="b"),
+    thoughtful(2, content="", reasoning="b"),
+    thoughtful(3, content=None, reasoning=None),
+    thoughtful(4, content=None, reasoning="b", tool_calls=[{"id": "c"}]),
+    thoughtful(5, content="a"),
+    failed(6, status=400),
+]
+
+
+def test_reasoning(tmp_path: Path) -> None:
+    """Where reasoning is told from answers it has a column behind `text`, in every part of the output."""
+    names = [*ANSWERS[:3], ("reasoning", pa.string()), *ANSWERS[3:]]
+    sink(tmp_path, tmp_path, "out.parquet", "b.parquet", reasoning=True).publish(THOUGHTFUL)
+    found = read_table(tmp_path)
+    assert found.schema == read_table(tmp_path, "b.parquet").schema == pa.schema(names)
+    assert found.column("reasoning").to_pylist() == ["b", "b", "b", None, "b", None, None]
+    assert found.column("text").to_pylist() == ["a", None, "", None, None, "a", None]
+
+
+def test_answers_that_are_all_reasoning() -> None:
+    """Answers with reasoning and neither text nor calls are known, in batch lines and in bare bodies."""
+    expected = [False, True, True, False, False, False, False]
+    assert [is_all_reasoning(row.line) for row in THOUGHTFUL] == expected
+    bodies = [msgspec.json.decode(row.line)["response"]["body"] for row in THOUGHTFUL]
+    assert [is_all_reasoning(msgspec.json.encode(body)) for body in bodies] == expected
+    assert not is_all_reasoning(b'{"choices":[{"text":"\\"reasoning\\":\\""}],"reasoning":"a"}')
+    assert not is_all_reasoning(b'{"reasoning":"a","choices":7}')
+    counter = _AllReasoning()
+    assert list(counter.counted(iter(THOUGHTFUL))) == THOUGHTFUL
+    assert counter.rows == 2
 
 
 SCHEMA = {

@@ -377,7 +377,7 @@ def test_a_budget_that_is_used_up(s3: ObjectStore, remote: FsspecStore) -> None:
     store = FsspecStore(remote.uri, budget_s=1)
     s3.faults[:] = ["slow-down"] * 500
     began = time.monotonic()
-    with pytest.raises(StorageUnavailable, match=f"{remote.uri}/a: no answer within 1 s, last as told") as raised:
+    with pytest.raises(StorageUnavailable, match=f"{remote.uri}/a: no answer within 1 s .*, last as told") as raised:
         store.put("a", b"1")
     assert raised.value.exit_code == ExitCode.INTERRUPTED
     assert time.monotonic() - began < 5

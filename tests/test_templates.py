@@ -165,7 +165,12 @@ def test_requests() -> None:
     chat = RequestTemplate({"messages": [{"role": "user", "content": "{{ text }}"}], "model": "m"})
     parsed = parse(row({"text": "hi", "body": 1, "url": "odd", "messages": 2}), chat)
     assert parsed == Request(
-        3, "row-3", CHAT, {"messages": [{"role": "user", "content": "hi"}], "model": "m"}, parsed.num_bytes
+        3,
+        "row-3",
+        CHAT,
+        {"messages": [{"role": "user", "content": "hi"}], "model": "m"},
+        parsed.num_bytes,
+        nameless=True,
     )
     assert parse(row({"text": "hi", "custom_id": "mine"}), chat).custom_id == "mine"
     named = RequestTemplate({"custom_id": "{{ id }}", "prompt": "{{ text }}"})
@@ -183,7 +188,7 @@ def test_rejected() -> None:
     assert isinstance(rejected, Rejected)
     assert (rejected.custom_id, rejected.failure.code) == ("mine", "template_failed")
     assert rejected.failure.message == (
-        "t.parquet:4: the template failed: column 'text' is missing; the row has: txt, custom_id"
+        "t.parquet:4: the template failed: column 'text' is missing (did you mean 'txt'?); the row has: txt, custom_id"
     )
     broken = parse(row(b"{"), template)
     assert isinstance(broken, Rejected)
@@ -199,3 +204,139 @@ def test_fast_enough() -> None:
     for _ in range(5_000):
         template.body(COLUMNS)
     assert 5_000 / (time.perf_counter() - began_s) > 5_000
+
+
+# --- what can be told before any row -----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("template", "said"),
+    [
+        ("Say: {text}", "{text} is sent as it stands; write {{ text }} for the value of a column"),
+        ("Say: { text }", "{ text } is sent as it stands; write {{ text }}"),
+        ("Say: ${text}", "${text} is sent as it stands; write {{ text }}"),
+        ("Say: $text!", "$text is sent as it stands; write {{ text }}"),
+        ("Say: %(text)s", "%(text)s is sent as it stands; write {{ text }}"),
+        ("Say: <text>", "<text> is sent as it stands; write {{ text }}"),
+        ("Say: [text]", "[text] is sent as it stands; write {{ text }}"),
+        ("Say it", "write {{ name }} where the value of a column is meant"),
+        ("Say {{ 1 + 1 }}{% set x = 1 %}{{ x }}{% for i in range(2) %}{{ i }}{% endfor %}", "uses no column"),
+    ],
+)
+def test_a_template_without_columns(template: str, said: str) -> None:
+    """A template that asks the same of every row is not meant: what is likely meant is said."""
+    trouble = RequestTemplate({"messages": [{"role": "user", "content": template}], "n": 1}).use.trouble
+    assert trouble is not None
+    assert said in trouble
+    assert trouble.endswith("or add {# constant #} if all rows are to ask the same")
+
+
+@pytest.mark.parametrize(
+    "template", ["{{ text }}", "{text} {{ n }}", "{{ row['a b'] }}", "{{ row | tojson }}", "a {# b #}"]
+)
+def test_a_template_with_columns(template: str) -> None:
+    """A template that uses a column, or says by a comment that it needs none, is taken."""
+    assert RequestTemplate({"prompt": template}).use.trouble is None
+
+
+@pytest.mark.parametrize(
+    ("template", "required"),
+    [
+        ("{{ a }} {{ b.c }} {{ d[0] }}", {"a", "b", "d"}),
+        ("{{ row['a b'] }} {{ row.c }}", {"a b", "c"}),
+        ("{{ row | tojson }} {% for k, v in row.items() %}{{ k }}{% endfor %}{{ row.get('x') }}", set()),
+        ("{% if a is defined %}{{ a }}{% endif %}{{ b }}", {"b"}),
+        ("{% if row.a is undefined %}no{% else %}{{ row.a }}{% endif %}", set()),
+        ("{{ a | default('x') }} {{ row['b'] | d('') }}", set()),
+        ("{% if 'a' in row %}{{ row.a }}{% endif %}", set()),
+        ("{% for x in list %}{{ x }}{% endfor %}{% set y = 1 %}{{ y }}{{ range(3) | join }}", {"list"}),
+    ],
+)
+def test_required_columns(template: str, required: set[str]) -> None:
+    """Columns that are named must be there, unless the template asks whether they are."""
+    assert RequestTemplate({"prompt": template}).use.required == required
+
+
+def test_placeholders_of_other_languages() -> None:
+    """What looks like a column and is none is found, but not inside of what is Jinja."""
+    assert RequestTemplate({"prompt": "{a} $b {{ c }} {{d}} {%if e%}<f>{%endif%}"}).use.placeholders == (
+        ("{a}", "a"),
+        ("$b", "b"),
+        ("<f>", "f"),
+    )
+
+
+# --- bytes that are no text ---------------------------------------------------------------------------------------
+
+
+def bytes_row() -> dict[str, Any]:
+    return {"text": "a", "image": {"bytes": "/9g=", "path": "p"}, "list": [{"data": "/w=="}]}
+
+
+NOT_TEXT = (("image", "bytes"), ("list", 0, "data"))
+
+
+@pytest.mark.parametrize(
+    ("template", "expected"),
+    [
+        ("{{ image.bytes | base64 }}", "/9g="),
+        ("data:image/png;base64,{{ image['bytes'] | base64 }}", "data:image/png;base64,/9g="),
+        ("{{ text | base64 }}", "YQ=="),
+        ("{% if image.bytes %}yes{% endif %} {{ image.path }}", "yes p"),
+        ("{{ image.bytes is none }}", "False"),
+        ("{% for each in list %}{{ each.data | base64 }}{% endfor %}", "/w=="),
+    ],
+)
+def test_bytes_as_base64(template: str, expected: str) -> None:
+    """Bytes are sent by the filter `base64`, which does the same to text."""
+    assert RequestTemplate({"prompt": template}).body(bytes_row(), NOT_TEXT) == {"prompt": expected}
+
+
+@pytest.mark.parametrize(
+    "template",
+    [
+        "{{ image.bytes }}",
+        "so {{ image.bytes }}",
+        "{{ image.bytes | upper }}",
+        "{{ image.bytes | length }}",
+        "{{ image.bytes[0] }}",
+        "{{ image.bytes.split() }}",
+        "{{ image.bytes ~ 'a' }}",
+        "{{ image.bytes + 'a' }}",
+        "{{ 'a' + image.bytes }}",
+        "{{ image.bytes == 'a' }}",
+        "{{ 'a' in image.bytes }}",
+        "{{ '%s' % image.bytes }}",
+        "{{ image.bytes | default('a') }}",
+        "{{ image.bytes or 'a' }}",
+        "{{ row | tojson }}",
+        "{{ image }}",
+        "so {{ image }}",
+        "{{ [image] }}",
+        "{{ image.bytes | replace('a', 'b') }}",
+    ],
+)
+def test_bytes_as_text(template: str) -> None:
+    """Whatever else a template does with bytes that are no text is a failure that names the column and the filter."""
+    with pytest.raises(TemplateError) as raised:
+        RequestTemplate({"prompt": template, "custom_id": "{{ text }}"}).body(bytes_row(), NOT_TEXT)
+    assert raised.value.code == "invalid_unicode"
+    assert "column image.bytes holds bytes that are not UTF-8 text; {{ image.bytes | base64 }}" in str(raised.value)
+    assert raised.value.custom_id == "a"
+
+
+def test_a_failed_row_keeps_the_id_of_its_template() -> None:
+    """A row of which the template makes no body is called as the template calls it, if that part of it works."""
+    template = RequestTemplate({"prompt": "{{ text }}", "custom_id": "{{ id }}"})
+    found = parse(row({"id": 7, "custom_id": "mine"}), template)
+    assert (found.custom_id, found.nameless) == ("7", False)
+    assert parse(row({"custom_id": "mine"}), template).custom_id == "mine"
+    assert parse(row({}), template).custom_id == "row-3"
+
+
+def test_nulls_of_structs_in_a_template() -> None:
+    """Messages that come from a column of structs lose the nulls that stand for fields left out."""
+    template = RequestTemplate({"messages": "{{ messages }}"})
+    found = parse(row({"messages": [{"role": "user", "content": "a", "name": None}]}), template)
+    assert isinstance(found, Request)
+    assert found.body == {"messages": [{"role": "user", "content": "a"}]}

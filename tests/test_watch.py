@@ -249,3 +249,19 @@ def test_file_that_vanishes_or_is_damaged(folder: Path) -> None:
 def test_no_such_prefix(tmp_path: Path) -> None:
     """A prefix that is no folder is a mistake."""
     assert once(tmp_path).returncode == 2
+
+
+def test_watched_from_elsewhere(folder: Path) -> None:
+    """Files that were answered are known from another working directory, and when their folder has moved."""
+    assert once(folder).returncode == 0
+    (folder / "elsewhere").mkdir()
+    prefixes = {"in": "../in", "out": "../out"}
+    again = [prefixes.get(word, word) for word in words(folder, "--once")]
+    before = (folder / "log").read_text()
+    done = subprocess.run(again, cwd=folder / "elsewhere", env=ENV, capture_output=True, check=False, timeout=60)
+    assert done.returncode == 0, done.stderr
+    assert (folder / "log").read_text() == before
+    moved = folder.rename(folder.parent / "moved")
+    assert once(moved).returncode == 0
+    assert (moved / "log").read_text() == before
+    assert len(list((moved / "out").glob("*.jsonl"))) == 3

@@ -9,7 +9,7 @@ import signal
 import threading
 
 _point, _, _count = os.environ.get("XBATCH_CRASH", "").partition(":")
-_left = int(_count or 1)
+_left = int(_count) if _count.isdecimal() else 1
 _counting = threading.Lock()
 
 

@@ -2,6 +2,8 @@
 
 from enum import IntEnum
 
+from xbatch.masking import masked
+
 
 class ExitCode(IntEnum):
     """What the process tells its caller; README lists what a scheduler does with each."""
@@ -16,9 +18,12 @@ class ExitCode(IntEnum):
 
 
 class XbatchError(Exception):
-    """Trouble with the job; its text is one sentence for the user."""
+    """Trouble with the job; its text is one sentence for the user, in which the secrets of URIs are masked."""
 
     exit_code = ExitCode.BUG
+
+    def __init__(self, text: str = "") -> None:
+        super().__init__(masked(text))
 
 
 class UsageError(XbatchError):
@@ -37,6 +42,12 @@ class StorageError(XbatchError):
     """Reading or writing failed for good; what is settled is kept."""
 
     exit_code = ExitCode.STORAGE
+
+
+class PlaceUnusable(StorageError):
+    """An address that can't be used as it is: no such host, or a certificate that is not trusted."""
+
+    exit_code = ExitCode.UNUSABLE
 
 
 class StorageUnavailable(StorageError):

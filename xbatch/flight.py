@@ -200,7 +200,7 @@ class Flight:
         line = self._respond(row.index, row.custom_id, outcome)
         self._submitted.pop(row.index, None)
         shard = self._shards.pop(row.index)
-        self._settled.setdefault(shard.id, (shard, []))[1].append(Record.of(row.index, outcome, line))
+        self._settled.setdefault(shard.id, (shard, []))[1].append(Record.of(row.index, outcome, line, row.line))
 
     def _keep(self) -> None:
         """Journal what was settled."""

@@ -4,6 +4,7 @@ import asyncio
 from collections.abc import Awaitable, Callable
 from typing import TypeAlias
 
+from xbatch.display import counted
 from xbatch.engines import Engine
 from xbatch.errors import EngineError, XbatchError
 from xbatch.flight import Flight, Respond
@@ -170,5 +171,5 @@ class _Restarts:
         self._count = self._count + 1 if settled == self._settled else 1
         self._settled = settled
         if self._count > self._allowed:
-            raise EngineError(f"the engine died {self._count} times with no row settled in between: {death}")
+            raise EngineError(f"the engine died {counted(self._count, 'time')} with no row settled in between: {death}")
         await self._revive(death)

@@ -4,10 +4,10 @@ from collections.abc import Callable
 from dataclasses import replace
 
 from xbatch import crash, storage
-from xbatch.assemble.continuing import Continuing
+from xbatch.assemble.continuing import Continuing, NothingAnswered
 from xbatch.assemble.course import Course
 from xbatch.assemble.indexing import Indexing
-from xbatch.errors import StorageError, XbatchError
+from xbatch.errors import XbatchError
 from xbatch.job.spec import JobSpec
 from xbatch.state.folder import JobFile, StateFolder
 from xbatch.state.journal import Journal
@@ -40,15 +40,24 @@ class Beginning:
         self._course = course
         self._tell = tell
         self._fail = fail
+        self._anew = False
 
     def resume(self) -> JobFile | None:
-        """Take up what earlier runs have left, None if this run begins the job."""
+        """Take up what earlier runs have left; return None if this run begins the job.
+
+        It also does if the job here is another one that has answered nothing; what is left of that goes in `begin`.
+        """
         self._state.clean()
         if not storage.is_local(self._state.uri) and not storage.is_exclusive(self._state.store):
             self._tell(f"{self._state.uri} does not keep two writers apart: run one process at a time")
         job = self._continuing.begun()
         if job is not None:
-            job = self._continuing.accept(job, self._tell)
+            try:
+                job = self._continuing.accept(job, self._tell)
+            except NothingAnswered as e:
+                self._anew = True
+                self._tell(e.told)
+                return None
             if (plan := self._state.plan()) is not None and self._indexing.use(plan):
                 self._open_passes(job)
         return job
@@ -64,15 +73,17 @@ class Beginning:
 
     def begin(self, model: str | None) -> JobFile:
         """Make the state of a new job, or complete that of one which was interrupted early."""
-        if self._spec.restart or self._state.clearing:
+        if self._spec.restart or self._anew or self._state.clearing:
             self._state.clear()
         job = self._state.create(self._continuing.identity(model))
         self._continuing.agree(job)
+        job = self._continuing.learn_model(job, model)
         if self._course.passes is None:
-            before, plan = self._state.plan(), self._indexing.plan()
-            if before is not None and plan.shards[: len(before.shards)] != before.shards:
-                raise StorageError("inputs that the job has read before have changed")
-            self._state.write_plan(plan)
+            before = self._state.plan()
+            if before is not None:
+                for note in self._indexing.keep(before.shards):
+                    self._tell(note)
+            self._state.write_plan(self._indexing.plan())
             if before is not None:
                 crash.here("extend-planned")
             self._open_passes(job)

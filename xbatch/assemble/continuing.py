@@ -1,31 +1,51 @@
 """Whether this run goes on with the job that has begun here."""
 
 import hashlib
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 from xbatch import storage
 from xbatch.assemble.starting import model_place
 from xbatch.engines.build import engine_version
+from xbatch.errors import UsageError, XbatchError
 from xbatch.job.fingerprint import model_version
-from xbatch.job.identity import agree, changes, identify, merged
-from xbatch.job.places import STDIN
+from xbatch.job.identity import Change, agree, changes, identify, merged
+from xbatch.job.pairing import pair_inputs, pair_uris
+from xbatch.job.places import STDIN, Places
 from xbatch.job.spec import JobSpec
 from xbatch.sources import DIGEST_BYTES
 from xbatch.state.folder import JobFile, Plan, StateFolder
+from xbatch.state.standing import look
+
+
+class NothingAnswered(UsageError):
+    """The run differs from the job that has begun here, and that one has answered no row: nothing is lost with it."""
+
+    def __init__(self, job: JobFile, changed: list[Change], text: str) -> None:
+        super().__init__(text)
+        self.told = f"no row of the job begun {job.created} was answered, so it begins anew with what has changed: "
+        self.told += ", ".join(each.field for each in changed if not each.harmless)
 
 
 class Continuing:
     """Compares this run with the job whose state lies in a folder.
 
-    `files` holds, for each input by the user's name for it, the file to read.
+    `files` holds, for each input by the user's name for it, the file to read. What the user should know of inputs
+    that are accepted as they are goes to `tell`.
     """
 
-    def __init__(self, spec: JobSpec, state: StateFolder, files: Mapping[str, str]) -> None:
+    def __init__(
+        self, spec: JobSpec, state: StateFolder, files: Mapping[str, str], tell: Callable[[str], None] = lambda _: None
+    ) -> None:
         self._spec = spec
         self._state = state
         self._files = files
+        self._uris = list(files)
+        self._tell = tell
+        self._told: set[str] = set()
+        self._digests: dict[tuple[str, storage.Stat], str] = {}
 
     def begun(self) -> JobFile | None:
         """The job that this run goes on with, None if it begins one."""
@@ -39,53 +59,114 @@ class Continuing:
             return identify(self._spec, self._input_versions(), model, versions)
 
     def agree(self, job: JobFile) -> list[str]:
-        """Names of the fields in which this run differs from what the job is, all of them accepted by the user.
+        """Return the names of the fields in which this run differs from what the job is, all accepted by the user.
 
-        Raises UsageError with a table of the others.
+        Raises UsageError with a table of the others, as NothingAnswered if nothing is lost by beginning anew.
         """
         changed = changes(job.identity, self._now(job), self._same_bytes)
         name = f"{self._state.uri} belongs to job {job.job[:8]}, begun {job.created},"
-        return agree(name, changed, self._spec.accept_change, extend=self._spec.extend)
+        try:
+            fields = agree(name, changed, self._spec.accept_change, extend=self._spec.extend)
+        except UsageError as e:
+            if has_answers(self._state):
+                raise
+            raise NothingAnswered(job, changed, str(e)) from None
+        for hint in (each.hint for each in changed if each.harmless):
+            if hint not in self._told:
+                self._told.add(hint)
+                self._tell(hint)
+        return fields
+
+    def finished(self, output_settings: dict[str, Any]) -> dict[str, Any] | None:
+        """Return the report of the job, if it is complete and was written with these settings.
+
+        Raises UsageError if the job that has begun here is another one, and has answers.
+        """
+        try:
+            job = self.begun()
+            if job is None or self.agree(job):
+                return None
+        except NothingAnswered:
+            return None
+        report = self._state.report()
+        if report is None or self._spec.wants_retry(report["request_counts"]):
+            return None
+        return report if report["output_settings"] == output_settings else None
 
     def accept(self, job: JobFile, tell: Callable[[str], None]) -> JobFile:
         """Keep what has changed and was accepted as what the job is from here on."""
         if not (fields := self.agree(job)):
             return job
-        self._state.accept(fields, merged(job.identity, self._now(job)))
-        self._accept_bytes(uri for uri in self._files if f"inputs.{uri}" in fields)
+        now = self._now(job)
+        self._state.accept(fields, merged(job.identity, now))
+        self._accept_bytes(fields, pair_inputs(job.identity["inputs"], now["inputs"]), now["inputs"])
         tell(f"going on with what has changed: {', '.join(fields)}")
         return self._state.job()
 
-    def _accept_bytes(self, uris: Iterable[str]) -> None:
-        """Keep what accepted inputs hold now as what the job has read."""
-        if (plan := self._state.plan()) is not None:
-            read = plan.facts["inputs"]
-            changed = {uri: self._digest(uri) for uri in uris if uri in read}
-            if changed:
-                self._state.write_plan(Plan(plan.shards, {**plan.facts, "inputs": {**read, **changed}}))
+    def learn_model(self, job: JobFile, model: str | None) -> JobFile:
+        """Keep the model of a job that began without one, because none of its rows could be sent."""
+        if model is None or job.identity["model"] is not None:
+            return job
+        self._state.accept(["model"], merged(job.identity, self.identity(model)))
+        return self._state.job()
+
+    def _accept_bytes(self, fields: list[str], pairs: list[int | None], now: list[dict[str, Any]]) -> None:
+        """Keep what accepted inputs of this machine hold now as what the job has read."""
+        if (plan := self._state.plan()) is None:
+            return
+        # Digests are known by position: their names there are those of the inputs when they were read.
+        read, changed = list(plan.facts["inputs"]), {}
+        for uri, i, found in zip(self._uris, pairs, now, strict=True):
+            if i is not None and i < len(read) and found.get("edges") and f"inputs.{found['uri']}" in fields:
+                changed[read[i]] = self._digest(uri)
+        if changed:
+            self._state.write_plan(Plan(plan.shards, {**plan.facts, "inputs": {**plan.facts["inputs"], **changed}}))
 
     def _digest(self, uri: str) -> str:
-        digest = hashlib.blake2b(digest_size=DIGEST_BYTES)
-        with storage.translated(uri), storage.open_read(self._files[uri]) as file:
-            while data := file.read(storage.READ_BUFFER_BYTES):
-                digest.update(data)
-        return digest.hexdigest()
+        key = (uri, self._input_version(uri))
+        if key not in self._digests:
+            digest = hashlib.blake2b(digest_size=DIGEST_BYTES)
+            with storage.translated(uri), storage.open_read(self._files[uri]) as file:
+                while data := file.read(storage.READ_BUFFER_BYTES):
+                    digest.update(data)
+            self._digests[key] = digest.hexdigest()
+        return self._digests[key]
 
     def _now(self, job: JobFile) -> dict[str, Any]:
         return self.identity(self._spec.model or job.identity["model"])
 
     def _input_versions(self) -> dict[str, storage.Stat]:
-        if STDIN in self._files:
-            return {STDIN: storage.content_stat(Path(self._files[STDIN]))}
-        # A pipe is known by what it held: it has neither size nor time.
-        spooled = {uri for uri, file in self._files.items() if storage.is_local(uri) and file != uri}
-        return {
-            uri: storage.content_stat(Path(file)) if uri in spooled else storage.stat(uri)
-            for uri, file in self._files.items()
-        }
+        return {uri: self._input_version(uri) for uri in self._uris}
 
-    def _same_bytes(self, uri: str) -> bool:
-        """An input whose time has changed still holds what the index pass has read."""
+    def _input_version(self, uri: str) -> storage.Stat:
+        file = self._files[uri]
+        # Standard input and pipes are known by what they held: they have neither size nor time.
+        is_spooled = uri == STDIN or (storage.is_local(uri) and file != uri)
+        return storage.content_stat(Path(file)) if is_spooled else storage.stat(uri)
+
+    def _same_bytes(self, before: int, now: int) -> bool:
+        """Tell whether an input holds what the index pass has read of the job's input that it may be."""
         if (plan := self._state.plan()) is None:
             return True  # nothing was read yet
-        return bool(plan.facts["inputs"].get(uri) == self._digest(uri))
+        read = list(plan.facts["inputs"].values())
+        return before < len(read) and bool(read[before] == self._digest(self._uris[now]))
+
+
+def has_answers(state: StateFolder) -> bool:
+    """Tell whether any row of a job has got an answer; also true if that can't be told."""
+    with suppress(XbatchError):
+        seen = look(state)
+        told = (worker["progress"].get("completed") for worker in seen["workers"])
+        # What another machine has answered and not sealed is in its own log; its heartbeat tells of it.
+        return bool(seen["request_counts"]["completed"] or any(told))
+    return True
+
+
+def in_job_order(spec: JobSpec, state: StateFolder, places: Places) -> Places:
+    """Return places with the inputs in the order of the job that this run goes on with, further ones behind them."""
+    if spec.restart or places.inputs == [STDIN] or not state.exists:
+        return places
+    pairs = pair_uris(state.job().identity["inputs"], places.inputs)
+    order = sorted(range(len(pairs)), key=lambda j: (pairs[j] is None, pairs[j] or 0))
+    # A job without an answer is one that may begin anew, in the order of this run.
+    return places if order == sorted(order) or not has_answers(state) else places.in_order(order)

@@ -16,4 +16,6 @@ def describe(spec: JobSpec, model: str, scratch: Path, before: Callable[[Path], 
     """
     engine = EngineStarter(spec, scratch, scratch / "engine.log", before, lambda _: None).build(model)
     engine.check()
-    return {"model": model, **asdict(engine.card)}
+    card = asdict(engine.card)
+    del card["unable"]  # the abilities say it already
+    return {"model": model, **card}

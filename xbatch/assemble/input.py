@@ -35,9 +35,14 @@ def open_input(spec: JobSpec, uri: str, file: str, *, digests: bool = True, begu
 
     Raises UsageError if it can't be read.
     """
-    columns = RequestTemplate(spec.request).columns if spec.request else None
+    template = RequestTemplate(spec.request) if spec.request else None
     options = SourceOptions(
-        spec.max_line_bytes, columns, "custom_id" in (spec.request or {}), digests, first_rows=not begun
+        max_line_bytes=spec.max_line_bytes,
+        template_columns=template.columns if template else None,
+        template_names_rows="custom_id" in (spec.request or {}),
+        template_use=template.use if template else None,
+        digests=digests,
+        first_rows=not begun,
     )
     return open_source(file, "stdin" if uri == STDIN else storage.shown_name(uri), options)
 

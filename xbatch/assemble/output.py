@@ -23,7 +23,9 @@ def open_output(spec: JobSpec, places: Places, sources: Sequence[Source], spool:
         max_file_bytes=spec.max_output_file,
         parsed=_answers_schema(spec.request or {}) if spec.parse == "json" else None,
         with_input=spec.with_input,
+        reasoning=bool(spec.engine_args.get("reasoning_parser")),
         bodies=spec.format == "body",
+        output_format=spec.output_format,
     )
     return open_sink(places.targets, places.errors, spool, options)
 

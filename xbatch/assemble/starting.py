@@ -130,9 +130,9 @@ class EngineStarter:
 
         Raises UsageError if it is not installed.
         """
+        self._before(self._log)
         if self._spec.engine_name == "fake":
             return build_fake(self._spec.engine_args)
-        self._before(self._log)
         names = [*self._spec.served_model_name, model]  # answers carry the first one
         settings, adapters = self._spec.engine_args, self._spec.lora_modules
         return build_vllm(model_place(model), names, adapters, settings, self._owner, self._expect(), starts=starts)

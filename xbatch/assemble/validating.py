@@ -6,14 +6,18 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
+from xbatch import storage
 from xbatch.assemble.input import input_files, open_input
 from xbatch.assemble.starting import model_place
-from xbatch.engines.build import build_judge
+from xbatch.engines.build import build_judge, vllm_name
 from xbatch.engines.judging import Judge, Rendered, Verdict
 from xbatch.errors import UsageError
+from xbatch.job.body_notes import allowed_by, check_needs, ignored_sentence
 from xbatch.job.models import check_names, choose_model
-from xbatch.job.places import inputs_of
+from xbatch.job.places import inputs_of, storage_of
 from xbatch.job.spec import JobSpec
+from xbatch.planning.body_notes import BodyNotes
+from xbatch.planning.index import shared_ids_note
 from xbatch.planning.survey import Survey
 from xbatch.planning.tokens import TokenCounts
 from xbatch.rows.problem import Problem, Refusal
@@ -51,6 +55,7 @@ class Validation:
         self._spec = spec
         self._tell = tell
         self._tick = tick
+        storage.use_settings(storage_of(spec, tell))
         inputs, notes = inputs_of(spec)
         for note in notes:
             tell(note)
@@ -60,6 +65,7 @@ class Validation:
         self._parse: Callable[[Row], ParsedRow] = (lambda row: parse(row, template)) if template else parse
         names = None if spec.model is None else {spec.model, *spec.served_model_name, *spec.lora_modules}
         self.survey = Survey(names, self._place, scratch)
+        self.survey.index.notes = BodyNotes(allowed_by(spec))
         self._blank_lines = 0
         self._tokens = TokenCounts() if tokens else None
         self._judge = self._build_judge(scratch, before) if tokens else None
@@ -75,7 +81,10 @@ class Validation:
                 self.refused.append(str(e))
             self._blank_lines += source.blank_lines
         yield from self.survey.repeats()
-        self._check_models()
+        if self._spec.output is not None and not self._spec.output.endswith("/"):
+            for note in shared_ids_note(*self.survey.shared_ids):
+                self._tell(note)
+        self._check_rows()
 
     def totals(self) -> dict[str, Any]:
         """The counts, as JSON; to be called when the problems are at their end."""
@@ -90,6 +99,7 @@ class Validation:
             "files": len(self._files),
             "num_bytes": index.num_bytes,
             "blank_lines": self._blank_lines,
+            "ignored_fields": index.notes.facts(),
             "tokens": None if self._tokens is None else self._tokens.facts(),
             "refused": self.refused,
         }
@@ -111,6 +121,8 @@ class Validation:
             except UsageError as e:
                 self.refused.append(str(e))
                 sources.append(None)
+        for note in dict.fromkeys(note for source in filter(None, sources) for note in source.notes):
+            self._tell(note)
         return sources
 
     def _place(self, file: int, line: int) -> tuple[str, str]:
@@ -172,10 +184,18 @@ class Validation:
                         return parsed.model
         return None
 
-    def _check_models(self) -> None:
-        spec, named = self._spec, self.survey.index.models
+    def _check_rows(self) -> None:
+        """Find out whether the rows taken together can be answered, and tell what engines ignore in them."""
+        spec, index = self._spec, self.survey.index
+        if index.notes.ignored_rows:
+            self._tell(ignored_sentence(index.notes.ignored.items(), index.notes.ignored_rows, vllm_name()))
         try:
-            model = choose_model(spec.model, named)
-            check_names({model or "", *spec.served_model_name, *spec.lora_modules}, named)
+            model = choose_model(spec.model, index.models)
+            check_names({model or "", *spec.served_model_name, *spec.lora_modules}, index.models)
+            sendable = index.rows - index.rejected
+            if model is not None and (
+                refused := check_needs(index.notes, sendable, model_place(model), spec.engine_args)
+            ):
+                self._tell(refused)
         except UsageError as e:
             self.refused.append(str(e))

@@ -15,12 +15,13 @@ from typing import Any
 from xbatch import storage
 from xbatch.assemble.job import Job
 from xbatch.assemble.starting import EngineStarter
+from xbatch.display import counted, prefixed
 from xbatch.errors import ExitCode, Interrupted, StorageError, UsageError
-from xbatch.job.fingerprint import edges
 from xbatch.job.inputs import find_inputs
-from xbatch.job.places import answers_name, check_length, is_answers
+from xbatch.job.pairing import is_same_version
+from xbatch.job.places import answers_name, check_length, is_answers, storage_of
 from xbatch.job.spec import JobSpec
-from xbatch.report.totals import exit_code
+from xbatch.report.totals import exit_code, failure_lines
 from xbatch.run import Stop
 from xbatch.state.folder import StateFolder
 
@@ -71,6 +72,7 @@ class Watcher:
         self.seen = Seen()
         self.stop = Stop(spec.drain_s)
         self.job: Job | None = None
+        storage.use_settings(storage_of(spec, tell))
         self._prefix, self._out = _prefixes(spec)
         self._spec = spec
         self._scratch = scratch
@@ -115,7 +117,7 @@ class Watcher:
             if once and settled:
                 return
             if once and (given_up := [unit.uri for unit, times in self._trouble.items() if times >= TRIES]):
-                raise StorageError(f"{', '.join(given_up)}: not answered after {TRIES} tries")
+                raise StorageError(f"{', '.join(given_up)}: not answered after {counted(TRIES, 'try', 'tries')}")
             pause_s = min(every_s, self._settle_s / 2) if once else every_s
             until = time.monotonic() + pause_s
             while time.monotonic() < until:
@@ -174,7 +176,9 @@ class Watcher:
                 report = await self.job.run()
                 counts = report["request_counts"]
                 output = storage.shown_name(str(spec.output))
-                self._tell(f"{shown}: {counts['total']:,} rows, {counts['failed']:,} failed, in {output}")
+                self._tell(f"{shown}: {counted(counts['total'], 'row')}, {counts['failed']:,} failed, in {output}")
+                for line in failure_lines(report):
+                    self._tell(f"{shown}: failed {line}")
         except Interrupted as e:
             if self.stop.requests:
                 raise
@@ -182,7 +186,7 @@ class Watcher:
             return False
         except UsageError as e:
             self.seen.unusable += 1
-            self._tell(str(e) if shown in str(e) else f"{shown}: {e}")
+            self._tell(str(e) if shown in str(e) else prefixed(shown, str(e)))
         except (StorageError, OSError) as e:
             self._tell(f"{shown}: {e}")
             self._trouble[unit] += 1
@@ -200,7 +204,7 @@ class Watcher:
     def _spec_of(self, unit: Unit) -> JobSpec:
         """The job of a unit: under the file's own name if nothing else has it, else with a digest of the unit."""
         name = unit.uri.rsplit("/", 1)[-1]
-        form = self._spec.output_format or ("parquet" if name.endswith(".parquet") else None)
+        form = self._spec.output_format or ("parquet" if name.lower().endswith(".parquet") else None)
         digest = blake2b(f"{unit.uri}|{unit.size_bytes}|{unit.version}".encode(), digest_size=4).hexdigest()
         for mark in ("", f".{digest}"):
             output = check_length(answers_name(name, form, mark))
@@ -217,7 +221,9 @@ class Watcher:
         report = StateFolder(str(spec.state)).report()
         if report is None or spec.wants_retry(report["request_counts"]):
             return None
-        return report if all(storage.size_of(each["uri"]) == each["num_bytes"] for each in report["outputs"]) else None
+        # A report's addresses are masked, so the files are looked for where the outputs of this run go.
+        sizes = {each["uri"].rpartition("/")[2]: each["num_bytes"] for each in report["outputs"]}
+        return report if all(storage.size_of(self._out + name) == size for name, size in sizes.items()) else None
 
 
 def _is_of(folder: StateFolder, unit: Unit) -> bool:
@@ -225,9 +231,7 @@ def _is_of(folder: StateFolder, unit: Unit) -> bool:
     if not folder.exists:
         return True
     began = folder.job().identity["inputs"][0]
-    if began["uri"] != unit.uri or began["size_bytes"] != unit.size_bytes:
-        return False
-    return began["version"] == unit.version or (bool(began.get("edges")) and began["edges"] == edges(unit.uri))
+    return is_same_version(began, unit.uri, storage.Stat(unit.size_bytes, unit.version))
 
 
 def _prefixes(spec: JobSpec) -> tuple[str, str]:
@@ -240,6 +244,8 @@ def _prefixes(spec: JobSpec) -> tuple[str, str]:
         raise UsageError(f"{out} lies under {prefix}: the outputs would be taken for inputs")
     if storage.is_local(prefix) and not storage.local_path(prefix).is_dir():
         raise UsageError(f"{prefix} is no folder")
+    if storage.is_local(out) and (place := storage.local_path(out.rstrip("/"))).exists() and not place.is_dir():
+        raise UsageError(f"{place} is no folder, and watch writes a file for each input: give a folder by -o")
     return prefix, out
 
 

@@ -4,6 +4,7 @@ import json
 import os
 import shutil
 import sys
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,7 @@ from typing import Any
 import click
 
 from xbatch import __version__
+from xbatch.display import counted, shown, shown_json
 from xbatch.engines.vllm.installed import EngineState, Problem, Trial, inspect_engine, try_import
 from xbatch.errors import ExitCode
 
@@ -34,7 +36,9 @@ def doctor(context: click.Context, *, as_json: bool, quick: bool) -> None:
     problems = _judged(state, trial)
     can_run = not any(problem.blocking for problem in problems)
     findings = _findings(state, trial, problems, can_run=can_run)
-    click.echo(json.dumps(findings, indent=2) if as_json else _page(findings, color=sys.stdout.isatty()))
+    page = shown_json(json.dumps(findings, indent=2)) if as_json else _page(findings, color=sys.stdout.isatty())
+    with suppress(BrokenPipeError):  # the exit code tells it to whoever doesn't read
+        click.echo(page)
     context.exit(ExitCode.COMPLETE if can_run else ExitCode.UNUSABLE)
 
 
@@ -93,10 +97,11 @@ def _page(findings: dict[str, Any], *, color: bool) -> str:
     def paint(text: str, **style: Any) -> str:
         return click.style(text, **style) if color else text
 
-    lines = [f"{name:<10}{value}" for name, value in _facts(findings)]
+    lines = [f"{name:<10}{shown(value)}" for name, value in _facts(findings)]
     for problem in findings["problems"]:
         mark = paint("problem", fg="red") if problem["blocking"] else paint("hint", fg="yellow")
-        lines += ["", f"{mark}: {problem['message']}", f"  mend it: {paint(problem['remedy'], bold=True)}"]
+        remedy = paint(shown(problem["remedy"]), bold=True)
+        lines += ["", f"{mark}: {shown(problem['message'])}", f"  mend it: {remedy}"]
     if findings["can_run"]:
         lines += ["", paint("An engine can run here.", fg="green")]
     else:
@@ -110,7 +115,7 @@ def _facts(findings: dict[str, Any]) -> list[tuple[str, str]]:
     facts = [
         ("xbatch", findings["xbatch"]),
         ("Python", f"{python['version']} ({python['executable']})"),
-        ("CPU", f"{findings['cpu_cores']} cores"),
+        ("CPU", counted(findings["cpu_cores"], "core") if findings["cpu_cores"] else "?"),
         ("Memory", f"{_gib(memory['free_bytes'])} free of {_gib(memory['total_bytes'])}"),
         ("Disk", f"{_gib(disk['free_bytes'])} free at {disk['path']}"),
         ("GPU", ", ".join(findings["gpus"]) or "none visible"),

@@ -1,11 +1,14 @@
 """How a command that does work comes to its exit code."""
 
 import errno
+import os
 from collections.abc import Callable, Coroutine
 from pathlib import Path
 from typing import Any
 
 DISK_TROUBLE = frozenset((errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EROFS))
+_MACHINE_TROUBLE = frozenset((errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.EAGAIN))
+"""The machine, or a limit that was set for this process, has no more files, memory or processes to give."""
 
 
 def run_to_exit(work: Callable[[Path], Coroutine[Any, Any, int]]) -> tuple[int, str | None]:
@@ -16,20 +19,49 @@ def run_to_exit(work: Callable[[Path], Coroutine[Any, Any, int]]) -> tuple[int, 
 
 
 def to_exit(work: Callable[[Path], int]) -> tuple[int, str | None]:
-    """As `run_to_exit`, without an event loop."""
+    """Do as `run_to_exit` does, without an event loop."""
     import tempfile
-    import traceback
 
+    try:
+        check_temporary_folder()
+        with tempfile.TemporaryDirectory(prefix="xbatch-", ignore_cleanup_errors=True) as scratch:
+            return work(Path(scratch)), None
+    except Exception as e:  # noqa: BLE001 - the last resort of the process
+        return explain(e)
+
+
+def check_temporary_folder() -> None:
+    """Find the folder for temporary files.
+
+    Raises StorageError if none can be written to.
+    """
+    import tempfile
+
+    from xbatch.errors import StorageError
+
+    try:
+        tempfile.gettempdir()
+    except OSError as e:
+        raise StorageError(f"{e.strerror or e}: set TMPDIR to a folder that can be written to") from e
+
+
+def explain(error: Exception) -> tuple[int, str]:
+    """Return the exit code for an exception that nobody has handled, and what to say."""
     from xbatch.errors import ExitCode, XbatchError
 
-    with tempfile.TemporaryDirectory(prefix="xbatch-") as scratch:
-        try:
-            return work(Path(scratch)), None
-        except XbatchError as e:
-            return e.exit_code, str(e)
-        except OSError as e:
-            if e.filename is None and e.errno not in DISK_TROUBLE:
-                return ExitCode.BUG, f"this is a bug in xbatch; progress is kept\n{traceback.format_exc()}"
-            return ExitCode.STORAGE, f"{e.filename or scratch}: {e.strerror}"
-        except Exception:  # noqa: BLE001 - the last resort of the process
-            return ExitCode.BUG, f"this is a bug in xbatch; progress is kept\n{traceback.format_exc()}"
+    if isinstance(error, XbatchError):
+        return error.exit_code, str(error)
+    if isinstance(error, OSError):
+        if error.filename is not None or error.errno in DISK_TROUBLE:
+            place = os.fsdecode(error.filename) if isinstance(error.filename, (str, bytes)) else "writing failed"
+            return ExitCode.STORAGE, f"{place}: {error.strerror or error}"
+        if error.errno in _MACHINE_TROUBLE:
+            return ExitCode.STORAGE, f"this machine gives no more to this process: {error.strerror}"
+    if isinstance(error, MemoryError):
+        return ExitCode.INTERRUPTED, "there is not enough memory; progress is kept"
+    import traceback
+
+    from xbatch.display import lines
+
+    trace = "".join(traceback.format_exception(error)).splitlines()
+    return ExitCode.BUG, lines("this is a bug in xbatch; progress is kept", *trace)

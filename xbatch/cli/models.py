@@ -1,11 +1,14 @@
 """`xbatch models`: what models can do."""
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from xbatch.cli.run import options_of_run
 from xbatch.cli.words import fields_of, vllm_names
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 _OPTIONS = {"trust_remote_code", "engine_arg", "engine"}
 """Those of `xbatch run` that change what a model can do, with vLLM's own."""
@@ -23,32 +26,31 @@ def models(names: tuple[str, ...], *, as_json: bool, **options: Any) -> None:
     chat        has a chat template           reasoning  thinks apart (--reasoning-parser)
     vision      sees pictures
     """  # noqa: D301 - click takes the control character for a paragraph to be kept
-    import tempfile
-    from pathlib import Path
-
     from xbatch.assemble.describing import describe
+    from xbatch.cli.ending import to_exit
     from xbatch.cli.terminal import Terminal
-    from xbatch.errors import XbatchError
+    from xbatch.errors import ExitCode
     from xbatch.job.loading import load_job
 
     terminal = Terminal()
-    with tempfile.TemporaryDirectory(prefix="xbatch-") as scratch:
-        try:
-            spec = load_job(fields_of(options | {"inputs": ("-",)}))
-            for name in names or ("demo",):
-                told = describe(spec, name, Path(scratch), terminal.divert)
-                terminal.out.write(f"{_json(told) if as_json else _line(told)}\n".encode())
-        except XbatchError as e:
-            terminal.leave(e.exit_code, str(e))
-    terminal.leave(0)
 
+    def tell(scratch: "Path") -> int:
+        terminal.divert(scratch / "printed.log")
+        spec = load_job(fields_of(options | {"inputs": ("-",)}))
+        for name in names or ("demo",):
+            told = describe(spec, name, scratch, terminal.divert)
+            if as_json:
+                terminal.write_json(told)
+            else:
+                terminal.write(_line(told))
+        return ExitCode.COMPLETE
 
-def _json(told: dict[str, Any]) -> str:
-    import json
-
-    return json.dumps(told)
+    terminal.leave(*to_exit(tell))
 
 
 def _line(told: dict[str, Any]) -> str:
-    size = "" if told["parameters"] is None else f", {told['parameters']:,} parameters"
-    return f"{told['model']}: {', '.join(told['abilities'])}; context of {told['context_tokens']:,} tokens{size}"
+    from xbatch.display import counted
+
+    size = "" if told["parameters"] is None else f", {counted(told['parameters'], 'parameter')}"
+    context = counted(told["context_tokens"], "token")
+    return f"{told['model']}: {', '.join(told['abilities'])}; context of {context}{size}"

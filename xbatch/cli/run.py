@@ -4,13 +4,11 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 import click
 
-from xbatch.cli.words import fields_of, message_list, names, pairs, vllm_flags
+from xbatch.cli.words import fields_of, message_list, names, pairs, refuse_further_names, vllm_flags
 
 if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
-
-    from rich.console import Console
 
     from xbatch.cli.terminal import Terminal
     from xbatch.job.spec import JobSpec
@@ -24,14 +22,20 @@ class _Run(click.Command):
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
         args = ["--retry-failed=retryable" if arg == "--retry-failed" else arg for arg in args]
+        refuse_further_names(ctx, args)
         return super().parse_args(ctx, args)
 
 
 @click.command(cls=_Run)
 @click.argument("inputs", nargs=-1, required=True, metavar="INPUT...")
-@click.option("-o", "--output", metavar="PATH", help="A file, a folder (ending in /), or - for standard output.")
+@click.option("-o", "--output", metavar="PATH", help="A file, a folder (ending in /), a pipe, or - for stdout.")
 @click.option("--errors", metavar="PATH", help="Put failed rows into a file of their own.")
-@click.option("--output-format", type=click.Choice(["jsonl", "jsonl.gz", "jsonl.zst", "parquet"]), help="Of its files.")
+@click.option(
+    "--output-format",
+    type=click.Choice(["jsonl", "jsonl.gz", "jsonl.zst", "parquet"]),
+    help="Format of output files, where their names tell none.",
+)
+@click.option("--overwrite", is_flag=True, help="Replace output files that this job has not written.")
 @click.option("--max-output-file", metavar="SIZE", help="Cut the output into files of at most this size: 2GiB.")
 @click.option("--columns", metavar="NAME,...", callback=names, help="Columns of Parquet output; without it all.")
 @click.option("--with-input", is_flag=True, help='Put the input\'s columns into JSONL output, as "input".')
@@ -92,14 +96,17 @@ def run(**options: Any) -> None:
     from xbatch.cli import signals
     from xbatch.cli.ending import run_to_exit
     from xbatch.cli.terminal import Terminal
+    from xbatch.job.loading import load_job
 
     signals.block()
-    terminal = Terminal()
     quiet, print_job = options.pop("quiet"), options.pop("print_job")
-    spec = _spec(options, terminal)
+    spec = load_job(fields_of(options))
+    terminal = Terminal()
+    terminal.quiet = quiet
     if print_job:
         _print_job(spec, terminal)
-    terminal.leave(*run_to_exit(lambda scratch: _answer(spec, scratch, terminal, quiet=quiet)))
+    check_streams(spec)
+    terminal.leave(*run_to_exit(lambda scratch: _answer(spec, scratch, terminal)))
 
 
 def options_of_run(wanted: "Callable[[str], bool]") -> "Callable[[click.Command], click.Command]":
@@ -112,14 +119,21 @@ def options_of_run(wanted: "Callable[[str], bool]") -> "Callable[[click.Command]
     return share
 
 
-def _spec(options: dict[str, Any], terminal: "Terminal") -> "JobSpec":
-    from xbatch.errors import UsageError
-    from xbatch.job.loading import load_job
+def check_streams(spec: "JobSpec", *, writes: bool = True) -> None:
+    """Check that standard input and output are there if the job reads the one or, if it `writes`, the other.
 
-    try:
-        return load_job(fields_of(options))
-    except UsageError as e:
-        terminal.leave(e.exit_code, str(e))
+    Raises UsageError.
+    """
+    from xbatch.cli.guard import is_closed
+    from xbatch.errors import UsageError
+    from xbatch.job.inputs import STDIN
+    from xbatch.job.places import STDOUT
+
+    if STDIN in spec.inputs and is_closed("stdin"):
+        raise UsageError("standard input is closed, so - can't be read")
+    to_stdout = spec.output == STDOUT or (spec.output is None and spec.inputs == [STDIN])
+    if writes and to_stdout and is_closed("stdout"):
+        raise UsageError("standard output is closed: say by -o where the output should go")
 
 
 def _print_job(spec: "JobSpec", terminal: "Terminal") -> NoReturn:
@@ -129,33 +143,26 @@ def _print_job(spec: "JobSpec", terminal: "Terminal") -> NoReturn:
     terminal.leave(0)
 
 
-async def _answer(spec: "JobSpec", scratch: "Path", terminal: "Terminal", *, quiet: bool) -> int:
+async def _answer(spec: "JobSpec", scratch: "Path", terminal: "Terminal") -> int:
     import asyncio
     import shutil
     from datetime import datetime
 
-    from rich.console import Console
-
     from xbatch.assemble.job import Job
+    from xbatch.assemble.streams import Streams
     from xbatch.cli import signals
     from xbatch.cli.stopping import Stopping
     from xbatch.job.deadline import seconds_until
-    from xbatch.job.places import STDOUT
     from xbatch.report.closing import show_closing
     from xbatch.report.totals import exit_code
     from xbatch.run import Stop
 
-    console, began = Console(file=terminal.err, highlight=False), datetime.now().astimezone()
-    stop = Stop(spec.drain_s)
-
-    def tell(text: str) -> None:
-        if not quiet:
-            console.print(text, markup=False, soft_wrap=True)
+    terminal.divert(scratch / "printed.log")
+    began, stop, tell = datetime.now().astimezone(), Stop(spec.drain_s), terminal.say
 
     def clean_up() -> None:
         if stopping.job is not None:
             stopping.job.leave()
-        console.show_cursor()
         shutil.rmtree(scratch, ignore_errors=True)
 
     stopping = Stopping(stop, tell, lambda text: terminal.leave(75, text, before=clean_up), _go_on(spec))
@@ -164,44 +171,39 @@ async def _answer(spec: "JobSpec", scratch: "Path", terminal: "Terminal", *, qui
         stopping.ask_after(seconds_until(spec.deadline, began), "the deadline has come")
     # Standard input is read to its end first, and stores may be slow, which must not hold up the signals.
     job = stopping.job = await asyncio.to_thread(Job, spec, scratch, stop, tell, terminal.divert)
-    ticker = None if quiet else _show_progress(job.course.snapshot, console, terminal)
+    streams = Streams(job.places.streams)
+    ticker = None if terminal.quiet else _show_progress(job.course.snapshot, terminal)
     try:
         report = await job.run()
     finally:
         if ticker is not None:
             ticker.close()
+            terminal.has_bar = False
         job.close()
-    if job.places.shown_output == STDOUT:
-        _copy_out(job.places.targets[0], terminal)
-        report |= {"outputs": [], "state": None, "engine_log": None}
-    if not quiet:
-        show_closing(console, report)
+    await asyncio.to_thread(streams.send, terminal.say)
+    report |= {"outputs": [each for each in report["outputs"] if each["uri"] not in job.places.streams]}
+    if job.places.targets[0] in job.places.streams:
+        report |= {"state": None, "engine_log": None}
+    if not terminal.quiet:
+        show_closing(terminal.console, report)
     return exit_code(report, spec.allowed_failures(report["request_counts"]["total"]))
 
 
 def _go_on(spec: "JobSpec") -> str:
     """How a job that was stopped is resumed."""
-    from xbatch.job.places import STDOUT
+    from xbatch.job.places import STDOUT, is_stream
 
-    if spec.state is None and (spec.output == STDOUT or (spec.output is None and spec.inputs == [STDOUT])):
-        return "nothing is kept of a job that writes to standard output: give it a place by -o or --state"
+    if spec.state is None and (spec.inputs == [STDOUT] if spec.output is None else is_stream(spec.output)):
+        return "nothing is kept of a job that writes to a stream: give it a place by -o or --state"
     if spec.restart:
         return "run it again without --restart to go on"
     return "run the same command again to go on"
 
 
-def _show_progress(look: "Callable[[], Snapshot]", console: "Console", terminal: "Terminal") -> "Ticker":
+def _show_progress(look: "Callable[[], Snapshot]", terminal: "Terminal") -> "Ticker":
     from xbatch.report.progress import BAR_EVERY_S, JSON_EVERY_S, BarProgress, JsonProgress, Ticker
 
-    if console.is_terminal:
-        return Ticker(BarProgress(look, console), BAR_EVERY_S)
+    if terminal.console.is_terminal:
+        terminal.has_bar = True
+        return Ticker(BarProgress(look, terminal.console), BAR_EVERY_S)
     return Ticker(JsonProgress(look, terminal.err), JSON_EVERY_S)
-
-
-def _copy_out(path: str, terminal: "Terminal") -> None:
-    import shutil
-    from contextlib import suppress
-
-    with open(path, "rb") as file, suppress(BrokenPipeError):  # whoever reads has read enough
-        shutil.copyfileobj(file, terminal.out)
-        terminal.out.flush()

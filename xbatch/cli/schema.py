@@ -18,16 +18,12 @@ def schema(*, name: str | None, folder: str | None) -> None:
 
     Without NAME the names are listed.
     """  # noqa: D301 - click takes the control character for a paragraph to be kept
-    from xbatch.errors import XbatchError
+    from xbatch.display import shown
     from xbatch.schema.generate import text_of, write_all
 
     if folder is not None:
-        try:
-            written = write_all(folder)
-        except XbatchError as e:
-            click.echo(f"xbatch: {e}", err=True)
-            raise SystemExit(e.exit_code) from e
-        click.echo("\n".join(f"{folder.rstrip('/')}/{file}" for file in written))
+        written = write_all(folder)
+        click.echo("\n".join(shown(f"{folder.rstrip('/')}/{file}") for file in written))
     elif name is not None:
         click.echo(text_of(name), nl=False)
     else:

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from xbatch.cli.run import options_of_run
+from xbatch.cli.run import options_of_run, run
 from xbatch.cli.words import fields_of, vllm_names
 
 if TYPE_CHECKING:
@@ -21,15 +21,31 @@ _OF_JOBS = {
     *("max_engine_restarts", "max_line_bytes", "quiet"),
 }
 """Options of `xbatch run` that are about the model, its engine and the state of batches."""
-_NEEDED = ("fastapi", "uvicorn", "multipart", "prometheus_client")
+_NEEDED = {
+    "fastapi": "fastapi",
+    "uvicorn": "uvicorn",
+    "multipart": "python-multipart",
+    "prometheus_client": "prometheus-client",
+}
+"""Modules that the server needs, each with the distribution that has it; every engine brings them."""
 _OF_SERVER = (
     *("host", "port", "files", "cors_origins", "max_waiting", "max_body", "max_file"),
     *("max_batch_rows", "max_running_batches", "batch_share"),
 )
 
 
+class _Serve(type(run)):  # type: ignore[misc] # its class has no public name
+    """Says how the model is named, which `vllm serve` takes as a plain word."""
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        if args and not args[0].startswith("-"):
+            ctx.fail(f"the model is named by -m: xbatch serve -m {args[0]}")
+        words: list[str] = super().parse_args(ctx, args)
+        return words
+
+
 @options_of_run(lambda name: name in _OF_JOBS | vllm_names())
-@click.command()
+@click.command(cls=_Serve)
 @click.option("-m", "--model", required=True, metavar="MODEL", help="A name or folder of a model, or demo.")
 @click.option("--host", default="127.0.0.1", show_default=True, help="Address to listen at.")
 @click.option("--port", default=8000, show_default=True, help="Port to listen at; 0 for any that is free.")
@@ -65,15 +81,25 @@ def serve(**options: Any) -> None:
     from xbatch.errors import UsageError
 
     signals.block()
-    terminal, quiet = Terminal(), options.pop("quiet")
-    if missing := [name for name in _NEEDED if find_spec(name) is None]:
-        terminal.leave(2, f"{' and '.join(missing)} not installed: run `pip install 'xbatch[serve]'`")
-    try:
-        settings = _settings(options)
-        spec = _spec(options)
-    except UsageError as e:
-        terminal.leave(e.exit_code, str(e))
-    terminal.leave(*run_to_exit(lambda scratch: _serve(spec, settings, scratch, terminal, quiet=quiet)))
+    quiet = options.pop("quiet")
+    if (missing := _missing(options)) is not None:
+        raise UsageError(missing)
+    settings, spec = _settings(options), _spec(options)
+    terminal = Terminal()
+    terminal.quiet = quiet
+    terminal.leave(*run_to_exit(lambda scratch: _serve(spec, settings, scratch, terminal)))
+
+
+def _missing(options: dict[str, Any]) -> str | None:
+    """Say what is not installed and how to install all of it at once, None if nothing is missing."""
+    from xbatch.engines.vllm.installed import missing_engine_sentence
+
+    names = [name for module, name in _NEEDED.items() if find_spec(module) is None]
+    listed = " and ".join(filter(None, (", ".join(names[:-1]), *names[-1:])))
+    no_engine = missing_engine_sentence() if options.get("engine") != "fake" else None
+    if no_engine is None or not names:
+        return f"{listed} not installed: run `pip install 'xbatch[serve]'`" if names else no_engine
+    return f"{no_engine} That also brings what the server needs and what is not installed either: {listed}."
 
 
 def _settings(options: dict[str, Any]) -> "ServeSettings":
@@ -96,12 +122,8 @@ def _spec(options: dict[str, Any]) -> "JobSpec":
     return load_job(fields)
 
 
-async def _serve(
-    spec: "JobSpec", settings: "ServeSettings", scratch: "Path", terminal: "Terminal", *, quiet: bool
-) -> int:
+async def _serve(spec: "JobSpec", settings: "ServeSettings", scratch: "Path", terminal: "Terminal") -> int:
     import shutil
-
-    from rich.console import Console
 
     from xbatch.cli import signals
     from xbatch.cli.stopping import Stopping
@@ -109,21 +131,15 @@ async def _serve(
     from xbatch.run import Stop
     from xbatch.serve.serving import Server
 
-    console = Console(file=terminal.err, highlight=False)
-
-    def tell(text: str) -> None:
-        if not quiet:
-            console.print(text, markup=False, soft_wrap=True)
-
-    def write(line: str) -> None:
-        terminal.err.write(f"{line}\n")
+    terminal.divert(scratch / "printed.log")
+    tell = terminal.say
 
     def clean_up() -> None:
         server.leave()
         shutil.rmtree(scratch, ignore_errors=True)
 
     stop = Stop(spec.drain_s)
-    server = Server(spec, settings, scratch, stop, tell, None if quiet else write, terminal.divert)
+    server = Server(spec, settings, scratch, stop, tell, None if terminal.quiet else terminal.log, terminal.divert)
     leave = lambda text: terminal.leave(ExitCode.COMPLETE, text, before=clean_up)  # noqa: E731
     stopping = Stopping(stop, tell, leave, "batches go on when it is started again")
     stopping.job = server

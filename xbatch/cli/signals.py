@@ -6,10 +6,11 @@ the whole process group would otherwise also reach the engine's processes and ki
 
 import os
 import signal
-import threading
 from collections.abc import Callable
 from contextlib import suppress
 from multiprocessing import resource_tracker
+
+from xbatch.threads import Thread
 
 STOPPING = {signal.SIGINT, signal.SIGTERM}
 
@@ -45,4 +46,4 @@ def watch(on_signal: Callable[[str], None]) -> None:
             with suppress(Exception):  # whatever goes wrong, the next signal must be heard
                 on_signal(name)
 
-    threading.Thread(target=wait, name="signals", daemon=True).start()
+    Thread(target=wait, name="signals", daemon=True).start()

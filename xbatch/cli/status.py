@@ -11,41 +11,38 @@ if TYPE_CHECKING:
 @click.command()
 @click.argument("output", metavar="OUTPUT")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
-@click.pass_context
-def status(context: click.Context, *, output: str, as_json: bool) -> None:
+def status(*, output: str, as_json: bool) -> None:
     """Tell where a job stands, from its state alone.
 
     OUTPUT is the job's output, its state folder or URI, or its only input. Works while the job runs and after it; exits
     2 if no job has begun there.
     """
-    import json
-
-    from rich.console import Console
-
-    from xbatch.errors import ExitCode, XbatchError
+    from xbatch.cli.terminal import Terminal
+    from xbatch.errors import ExitCode, UsageError
     from xbatch.report.closing import show_standing
     from xbatch.state.standing import look
 
-    try:
-        folder = _find(output)
-        if folder is None:
-            click.echo(f"xbatch: no job has begun for {output}", err=True)
-            context.exit(ExitCode.UNUSABLE)
-        standing: dict[str, Any] = look(folder)
-    except XbatchError as e:
-        click.echo(f"xbatch: {e}", err=True)
-        context.exit(e.exit_code)
+    terminal = Terminal()
+    folder = _find(output)
+    if folder is None:
+        raise UsageError(f"no job has begun for {output}")
+    standing: dict[str, Any] = look(folder)
     if as_json:
-        click.echo(json.dumps(standing, indent=2))
+        terminal.write_json(standing, indent=2)
     else:
-        show_standing(Console(highlight=False), standing)
+        show_standing(terminal.results, standing)
+    terminal.leave(ExitCode.COMPLETE)
 
 
 def _find(output: str) -> "StateFolder | None":
+    from xbatch import storage
     from xbatch.job.places import default_output, state_of
     from xbatch.state.folder import StateFolder
 
-    for uri in (state_of(output), output, state_of(default_output([output]))):
+    places = [state_of(output), output]
+    if storage.is_local(output):
+        places.append(state_of(default_output([output])))
+    for uri in places:
         folder = StateFolder(uri)
         if folder.exists:
             return folder

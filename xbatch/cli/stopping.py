@@ -7,6 +7,7 @@ from typing import Protocol
 
 from xbatch.assemble.job import LEAVE_S
 from xbatch.run import Stop
+from xbatch.threads import Timer
 
 
 class Stoppable(Protocol):
@@ -55,6 +56,6 @@ class Stopping:
         self._after(seconds, lambda: self.ask(why))
 
     def _after(self, seconds: float, act: Callable[[], None]) -> None:
-        timer = threading.Timer(min(seconds, threading.TIMEOUT_MAX), act)
+        timer = Timer(min(seconds, threading.TIMEOUT_MAX), act)
         timer.daemon = True
         timer.start()

@@ -1,32 +1,81 @@
 """What the user reads, kept apart from everything that libraries print."""
 
 import io
+import json
 import os
 import sys
 import threading
 from collections.abc import Callable
 from contextlib import suppress
+from functools import cached_property
 from pathlib import Path
-from typing import BinaryIO, NoReturn, TextIO
+from typing import TYPE_CHECKING, Any, BinaryIO, NoReturn, TextIO
+
+from xbatch.display import shown, shown_json
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+_REMOVE_BAR = "\r\x1b[2K\x1b[?25h"
+"""Erases the line and shows the cursor again."""
 
 
 class Terminal:
     """The process's own standard output and error.
 
     After `divert` only what is written through this object reaches the user; whatever else is printed, by this
-    process or by those it starts, goes to a log.
+    process or by those it starts, goes to a log. Every text that is written here is escaped.
     """
 
+    quiet = False
+    """Sentences are not shown, except the one with which the process ends."""
+    has_bar = False
+    """A progress bar is drawn, which must be removed before the process ends."""
+    _log: Path | None = None
+
     def __init__(self) -> None:
-        sys.stdout.flush()
-        sys.stderr.flush()
-        self.err: TextIO = _Unheard(os.fdopen(os.dup(2), "wb", buffering=0), encoding="utf-8", write_through=True)
+        for stream in (sys.stdout, sys.stderr):
+            with suppress(OSError, ValueError):
+                stream.flush()
+        err = os.fdopen(os.dup(2), "wb", buffering=0)
+        self.err: TextIO = _Unheard(err, encoding="utf-8", errors="backslashreplace", write_through=True)
         self.out: BinaryIO = os.fdopen(os.dup(1), "wb")
         self._leaving = threading.Lock()
 
+    @cached_property
+    def console(self) -> "Console":
+        """Draws tables and the progress bar on standard error."""
+        return self._console(self.err)
+
+    @cached_property
+    def results(self) -> "Console":
+        """Draws tables on standard output."""
+        return self._console(io.TextIOWrapper(self.out, encoding="utf-8", write_through=True))
+
+    def say(self, text: str) -> None:
+        """Show a sentence on standard error, above the progress bar if there is one, unless quiet."""
+        if not self.quiet:
+            self.console.print(shown(text), soft_wrap=True)
+
+    def write(self, text: str) -> None:
+        """Write a line of results to standard output."""
+        self.out.write(f"{shown(text)}\n".encode())
+
+    def write_json(self, value: Any, indent: int | None = None) -> None:
+        """Write JSON to standard output."""
+        self.out.write(f"{shown_json(json.dumps(value, indent=indent))}\n".encode())
+
+    def log(self, line: str) -> None:
+        """Write a line of JSON to standard error."""
+        self.err.write(f"{shown_json(line)}\n")
+
     def divert(self, log: Path) -> None:
-        """Send to `log` what anybody else prints from here on."""
+        """Send to `log` what anybody else prints from here on, and has printed since it was sent to another log."""
         fd = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
+        if self._log is not None and self._log != log:
+            with suppress(OSError):
+                os.write(fd, self._log.read_bytes())
+        self._log = log
         os.dup2(fd, 1)
         os.dup2(fd, 2)
         os.close(fd)
@@ -41,11 +90,19 @@ class Terminal:
             if before is not None:
                 before()
             if message is not None:
-                self.err.write(f"xbatch: {message}\n")
+                if self.has_bar:
+                    self.err.write(_REMOVE_BAR)
+                self.err.write(f"xbatch: {shown(message)}\n")
             for stream in (self.out, sys.stdout):
                 stream.flush()
         finally:
             os._exit(code)
+
+    @staticmethod
+    def _console(file: TextIO) -> "Console":
+        from rich.console import Console
+
+        return Console(file=file, highlight=False, markup=False, emoji=False)
 
 
 class _Unheard(io.TextIOWrapper):

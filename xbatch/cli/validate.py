@@ -4,7 +4,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from xbatch.cli.run import options_of_run
+from xbatch.cli.run import check_streams, options_of_run, run
 from xbatch.cli.words import fields_of, vllm_names
 
 if TYPE_CHECKING:
@@ -19,7 +19,7 @@ _OF_RUN = {
 
 
 @options_of_run(lambda name: name in _OF_RUN | vllm_names())
-@click.command()
+@click.command(cls=type(run))
 @click.argument("inputs", nargs=-1, required=True, metavar="INPUT...")
 @click.option("--tokens", is_flag=True, help="Judge bodies as vLLM does, and count tokens; no engine is started.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object a problem, then one with the totals.")
@@ -44,16 +44,16 @@ def validate(*, tokens: bool, as_json: bool, max_problems: int, **options: Any) 
     """  # noqa: D301 - click takes the control character for a paragraph to be kept
     import signal
 
+    from xbatch.cli.ending import to_exit
     from xbatch.cli.terminal import Terminal
 
     signal.signal(signal.SIGTERM, signal.default_int_handler)
-    terminal, quiet = Terminal(), options.pop("quiet")
+    terminal = Terminal()
+    terminal.quiet = options.pop("quiet")
     try:
-        from xbatch.cli.ending import to_exit
-
         ended = to_exit(
             lambda scratch: _validate(
-                fields_of(options), scratch, terminal, tokens=tokens, quiet=quiet, as_json=as_json, most=max_problems
+                fields_of(options), scratch, terminal, tokens=tokens, as_json=as_json, most=max_problems
             )
         )
     except KeyboardInterrupt:
@@ -62,25 +62,25 @@ def validate(*, tokens: bool, as_json: bool, max_problems: int, **options: Any) 
 
 
 def _validate(
-    given: dict[str, Any], scratch: "Path", terminal: "Terminal", *, tokens: bool, quiet: bool, as_json: bool, most: int
+    given: dict[str, Any], scratch: "Path", terminal: "Terminal", *, tokens: bool, as_json: bool, most: int
 ) -> int:
-    from rich.console import Console
-
     from xbatch.assemble.validating import Validation
+    from xbatch.display import lines
     from xbatch.errors import ExitCode, UsageError
     from xbatch.job.loading import load_job
     from xbatch.report.validation import Looking, Printer, show_totals
 
+    terminal.divert(scratch / "printed.log")
     spec = load_job(given)
-    console, looking = Console(file=terminal.err, highlight=False), Looking(terminal.err)
+    check_streams(spec, writes=False)
+    looking = Looking(terminal.err)
 
     def tell(text: str) -> None:
-        if not quiet:
-            looking.clear()
-            console.print(text, markup=False, soft_wrap=True)
+        looking.clear()
+        terminal.say(text)
 
     def tick() -> None:
-        if not quiet:
+        if not terminal.quiet:
             looking.show(validation.survey.index.rows, validation.survey.failed)
 
     validation = Validation(spec, scratch, tell, tick, terminal.divert, tokens=tokens)
@@ -93,9 +93,9 @@ def _validate(
         validation.close()
         looking.clear()
     printer.end(totals)
-    if not quiet:
-        show_totals(console, totals, printer.hidden)
+    if not terminal.quiet and (totals["rows"] or not validation.refused):
+        show_totals(terminal.console, totals, printer.hidden)
     if validation.refused:
-        raise UsageError("\n".join(validation.refused))
+        raise UsageError(lines(*validation.refused))
     too_many = totals["failed"] > spec.allowed_failures(totals["rows"])
     return ExitCode.TOO_MANY_FAILURES if too_many else ExitCode.COMPLETE

@@ -42,31 +42,28 @@ def watch(settle: str, every: str, *, once: bool, **options: Any) -> None:
     from xbatch.job.loading import load_job
 
     signals.block()
-    terminal, quiet = Terminal(), options.pop("quiet")
+    spec, quiet = load_job(fields_of(options)), options.pop("quiet")
     try:
-        spec, times = load_job(fields_of(options)), (seconds(settle), seconds(every))
-    except (UsageError, ValueError) as e:
-        terminal.leave(2, str(e))
-    terminal.leave(*run_to_exit(lambda scratch: _watch(spec, scratch, terminal, times, quiet=quiet, once=once)))
+        times = seconds(settle), seconds(every)
+    except ValueError as e:
+        raise UsageError(f"--settle, --every: {e}") from None
+    terminal = Terminal()
+    terminal.quiet = quiet
+    terminal.leave(*run_to_exit(lambda scratch: _watch(spec, scratch, terminal, times, once=once)))
 
 
 async def _watch(
-    spec: "JobSpec", scratch: "Path", terminal: "Terminal", times: tuple[float, float], *, quiet: bool, once: bool
+    spec: "JobSpec", scratch: "Path", terminal: "Terminal", times: tuple[float, float], *, once: bool
 ) -> int:
     import shutil
-
-    from rich.console import Console
 
     from xbatch.assemble.watching import Watcher
     from xbatch.cli import signals
     from xbatch.cli.stopping import Stopping
     from xbatch.errors import ExitCode
 
-    console = Console(file=terminal.err, highlight=False)
-
-    def tell(text: str) -> None:
-        if not quiet:
-            console.print(text, markup=False, soft_wrap=True)
+    terminal.divert(scratch / "printed.log")
+    tell = terminal.say
 
     def clean_up() -> None:
         watcher.leave()

@@ -23,12 +23,17 @@ VLLM_FLAGS: dict[str, str] = {
     "reasoning-parser": "How the model marks its reasoning.",
 }
 
+_SWITCHES = ("trust_remote_code", "enable_auto_tool_choice")
+"""Options without a value that are vLLM's settings."""
+_SEVERAL = ("--served-model-name", "--lora-modules")
+
 
 def vllm_flags(command: Any) -> Any:
     """Add vLLM's flags to a command."""
     for name, text in reversed(VLLM_FLAGS.items()):
         command = click.option(f"--{name}", metavar="VALUE", help=text)(command)
-    return command
+    # The parser alone turns it on here, but whoever knows `vllm serve` writes both.
+    return click.option("--enable-auto-tool-choice", is_flag=True, hidden=True)(command)
 
 
 def pairs(_: click.Context, parameter: click.Parameter, values: tuple[str, ...]) -> dict[str, str]:
@@ -50,7 +55,7 @@ def message_list(_: click.Context, parameter: click.Parameter, value: str | None
 
     try:
         messages = None if value is None else json.loads(value)
-    except ValueError as e:
+    except (ValueError, RecursionError) as e:
         raise click.BadParameter(f"not valid JSON: {e}", param=parameter) from None
     if messages is not None and not isinstance(messages, list):
         raise click.BadParameter("not a list of messages", param=parameter)
@@ -71,8 +76,9 @@ def fields_of(options: dict[str, Any]) -> dict[str, Any]:
     for flag in VLLM_FLAGS:
         if (value := given.pop(flag.replace("-", "_"), None)) is not None:
             engine[flag.replace("-", "_")] = value
-    if given.pop("trust_remote_code", False):
-        engine["trust_remote_code"] = "true"
+    for switch in _SWITCHES:
+        if given.pop(switch, False):
+            engine[switch] = "true"
     if given.pop("no_dedupe", False):
         given["dedupe"] = False
     given["engine"] = engine | given.pop("engine_arg", {})
@@ -82,4 +88,17 @@ def fields_of(options: dict[str, Any]) -> dict[str, Any]:
 
 def vllm_names() -> set[str]:
     """The options that `vllm_flags` adds, by click's names for them."""
-    return {name.replace("-", "_") for name in VLLM_FLAGS}
+    return {"enable_auto_tool_choice", *(name.replace("-", "_") for name in VLLM_FLAGS)}
+
+
+def refuse_further_names(context: click.Context, words: list[str]) -> None:
+    """Refuse several values behind `--served-model-name` or `--lora-modules`, which `vllm serve` takes.
+
+    Here they would be inputs. Raises click.UsageError.
+    """
+    for flag, name, further in zip(words, words[1:], words[2:], strict=False):
+        if flag in _SEVERAL and not further.startswith("-"):
+            from xbatch.cli.suggesting import about_extra_name, is_place
+
+            if not is_place(further.partition("=")[0] if flag == "--lora-modules" else further):
+                context.fail(about_extra_name(flag, name, further))

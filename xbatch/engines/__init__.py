@@ -26,6 +26,8 @@ class ModelCard:
     revision: str | None = None
     adapters: tuple[str, ...] = ()
     """Names of the adapters that can be asked for in the model's place."""
+    unable: tuple[str, ...] = ()
+    """What it surely refuses, by the names in `xbatch.rows.needs`: chats, if it has no template, and media."""
 
 
 @dataclass(frozen=True, slots=True)

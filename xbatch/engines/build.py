@@ -12,6 +12,8 @@ from xbatch.engines.judging import Judge
 from xbatch.errors import UsageError
 from xbatch.rows.sizes import Expectation
 
+_NO_IMPORT = "vLLM can't be imported"
+
 
 def build_vllm(
     model: str,
@@ -28,11 +30,14 @@ def build_vllm(
     `owner` names the job: what an earlier engine of the same owner has left running is ended first. `expected` is what
     its rows need. One that `starts` has begun to when this returns, so it must be closed.
 
-    Raises UsageError if vLLM is not installed.
+    Raises UsageError if vLLM is not installed or the model is not to be had, EngineError if this vLLM can't be used.
     """
     _check_installed()
+    from xbatch.engines.vllm.lookup import check_folder, check_hub
     from xbatch.engines.vllm.process import EngineProcesses
+    from xbatch.engines.vllm.troubles import translated
 
+    must_be_on_hub = check_folder(model)
     given: dict[str, Any] = dict(settings)
     if lora_modules:
         given |= {"enable_lora": "true", "lora_modules": [f"{n}={p}" for n, p in lora_modules.items()]}
@@ -40,7 +45,10 @@ def build_vllm(
     if starts:
         processes.import_early(expected)
     try:
-        from xbatch.engines.vllm.engine import VllmEngine
+        if must_be_on_hub:
+            check_hub(model, settings.get("revision"))
+        with translated(_NO_IMPORT):
+            from xbatch.engines.vllm.engine import VllmEngine
     except BaseException:
         processes.kill()
         processes.wait()
@@ -58,7 +66,12 @@ def build_judge(
     if engine == "fake":
         return FakeJudge()
     _check_installed()
-    from xbatch.engines.vllm.judging import VllmJudge
+    from xbatch.engines.vllm.lookup import check_model
+    from xbatch.engines.vllm.troubles import translated
+
+    check_model(model, settings.get("revision"))
+    with translated(_NO_IMPORT):
+        from xbatch.engines.vllm.judging import VllmJudge
 
     return VllmJudge(model, [*names, *lora_modules], settings)
 
@@ -83,6 +96,12 @@ def engine_version(engine: str) -> str:
         with contextlib.suppress(PackageNotFoundError):
             return f"{name} {version(name)}"
     return engine
+
+
+def vllm_name() -> str:
+    """Return vLLM's name with the two numbers of the installed version that tell releases apart: `vLLM 0.32`."""
+    _, _, number = engine_version("vllm").partition(" ")
+    return " ".join(filter(None, ("vLLM", ".".join(number.split(".")[:2]))))
 
 
 def _check_installed() -> None:

@@ -6,6 +6,8 @@ from datetime import datetime, timedelta
 _UNITS_S = {"d": 86400.0, "h": 3600.0, "m": 60.0, "s": 1.0}
 _DURATION = re.compile(r"(?:(\d+(?:\.\d+)?)d)?(?:(\d+(?:\.\d+)?)h)?(?:(\d+(?:\.\d+)?)m)?(?:(\d+(?:\.\d+)?)s)?")
 
+LONGEST_S = 366 * _UNITS_S["d"]
+"""The longest duration that is taken."""
 _TIME_OF_DAY = re.compile(r"([01]?\d|2[0-3]):[0-5]\d(:[0-5]\d)?")
 
 
@@ -23,6 +25,8 @@ def seconds(text: str) -> float:
         found = sum(float(n or 0) * unit for n, unit in zip(match.groups(), _UNITS_S.values(), strict=True))
     if not 0 < found < float("inf"):
         raise ValueError(f"{text!r} is no time span ahead")
+    if found > LONGEST_S:
+        raise ValueError(f"{text!r} is longer than {LONGEST_S / _UNITS_S['d']:g}d")
     return found
 
 
@@ -41,9 +45,12 @@ def seconds_until(text: str, now: datetime) -> float:
         if then <= now:
             then += timedelta(days=1)
     else:
-        then = datetime.fromisoformat(text)
-        if then.tzinfo is None:
-            then = then.astimezone()
+        try:
+            then = datetime.fromisoformat(text)
+            if then.tzinfo is None:
+                then = then.astimezone()
+        except (ValueError, OverflowError, OSError):
+            raise ValueError(f"{text!r} is no date and time such as 2030-01-31T06:00") from None
     left_s = (then - now).total_seconds()
     if left_s <= 0:
         raise ValueError(f"{text} is over")

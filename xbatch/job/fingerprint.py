@@ -42,8 +42,27 @@ def model_version(model: str, revision: str | None) -> str | None:
             content = path.read_bytes() if size <= _WHOLE_BYTES else edges(str(path)).encode()
             digest.update(f"{path.name}|{size}|".encode() + content)
         return digest.hexdigest()
-    ref = _hub_cache() / f"models--{model.replace('/', '--')}" / "refs" / (revision or "main")
+    return _cached_commit(model, revision)
+
+
+def model_folder(model: str, revision: str | None) -> Path | None:
+    """Return the folder that holds a model's files on this machine; None if there is none yet."""
+    if (folder := Path(model)).is_dir():
+        return folder
+    if (commit := _cached_commit(model, revision)) is None:
+        return None
+    folder = _cache_of(model) / "snapshots" / commit
+    return folder if folder.is_dir() else None
+
+
+def _cached_commit(model: str, revision: str | None) -> str | None:
+    """Return the commit that the hub's cache holds for a revision of a model."""
+    ref = _cache_of(model) / "refs" / (revision or "main")
     return ref.read_text(encoding="utf-8").strip() if ref.is_file() else None
+
+
+def _cache_of(model: str) -> Path:
+    return _hub_cache() / f"models--{model.replace('/', '--')}"
 
 
 def _hub_cache() -> Path:

@@ -2,6 +2,7 @@
 
 import os
 import re
+from collections import Counter
 from collections.abc import Callable, Mapping
 from difflib import get_close_matches
 from typing import Any, TypeAlias
@@ -9,6 +10,7 @@ from typing import Any, TypeAlias
 from pydantic import ValidationError
 
 from xbatch import storage
+from xbatch.display import lines
 from xbatch.errors import StorageError, UsageError
 from xbatch.job.spec import JobSpec
 from xbatch.job.yaml_text import BadYaml, YamlText, dumped
@@ -21,9 +23,17 @@ Path: TypeAlias = tuple[int | str, ...]
 _MERGED = ("engine", "lora_modules", "storage_options", "request")
 _PLACES = ("inputs", "output", "errors", "state")
 _MESSAGES = "messages"
+_LARGEST = 1 << 20
+"""Bytes that a job file may have."""
+_SHOWN = 80
+"""Characters of a wrong value that are shown."""
+_BEYOND = ("greater_than", "less_than", "finite_number")
+"""What pydantic's types of error begin with where a number is out of its range."""
 _TYPE = re.compile(r"(str|int|float|bool|list|dict|function|constrained)\b")
 _SECRET = re.compile("key|secret|token|password|passphrase|credential|connection_string", re.IGNORECASE)
 _ENGINE_SECRET = re.compile("^(hf_token|api_key)$")
+_MARK = "\ue000"
+"""Stands around the name of a variable until the text is YAML, where a `$` would be escaped."""
 _FLAGS = {
     "inputs": "INPUT",
     "storage_options": "--storage-option",
@@ -64,9 +74,14 @@ def read_job_file(path: str, environment: Mapping[str, str] = os.environ) -> Yam
 
     Raises UsageError.
     """
+    if storage.is_local(path) and (place := storage.local_path(path)).exists() and not place.is_file():
+        raise UsageError(f"{path}: not a file, so it can't be a job file")
     try:
         with storage.open_read(path) as file:
-            return YamlText(file.read().decode(), environment)
+            text = file.read(_LARGEST + 1)
+        if len(text) > _LARGEST:
+            raise UsageError(f"{path}: larger than {_LARGEST:,} bytes, so it can't be a job file")
+        return YamlText(text.decode(), environment)
     except BadYaml as e:
         raise UsageError(f"{path}:{e.line}: {e}" if e.line else f"{path}: {e}") from None
     except UnicodeDecodeError as e:
@@ -85,14 +100,53 @@ def make_request(prompt: str | None, system: str | None, messages: list[Any] | N
 
 
 def shown_job(spec: JobSpec) -> str:
-    """The job as a job file, with everything filled in; secrets of stores are hidden."""
+    """Return the job as a job file, with everything filled in but for secrets, which it takes from the environment."""
     said = spec.model_dump(mode="json").items()
     plain: tuple[Any, ...] = (None, [], {})
     fields = {n: v for n, v in said if v not in plain and not (v is False and JobSpec.model_fields[n].default is False)}
-    for name, secret in (("storage_options", _SECRET), ("engine", _ENGINE_SECRET)):
-        if options := fields.get(name):
-            fields[name] = {key: "***" if secret.search(key) else value for key, value in options.items()}
-    return dumped(fields)
+    secrets = _Secrets()
+    for name in ("inputs", "output", "errors", "state", "storage_options", "engine"):
+        if name in fields:
+            fields[name] = secrets.taken_out(fields[name], name.removesuffix("_options").upper())
+    return secrets.filled_in(dumped(fields))
+
+
+class _Secrets:
+    """The secrets of a job, each with the environment variable from which the job that is shown takes it."""
+
+    def __init__(self) -> None:
+        self._names: list[str] = []
+        self._times: Counter[str] = Counter()
+
+    def taken_out(self, value: Any, name: str) -> Any:
+        """Return a value of a job with a mark in place of every secret; `name` is where the value stands."""
+        if isinstance(value, str):
+            return storage.replace_secrets(value, lambda _: self._mark(f"{name}_SECRET"))
+        if isinstance(value, list):
+            return [self.taken_out(each, name) for each in value]
+        if not isinstance(value, dict):
+            return value
+        secret = _ENGINE_SECRET if name == "ENGINE" else _SECRET
+        below = {key: f"{name}_{re.sub('[^A-Z0-9]', '_', key.upper())}" for key in value}
+        return {
+            key: self._mark(below[key]) if secret.search(key) else self.taken_out(each, below[key])
+            for key, each in value.items()
+        }
+
+    def filled_in(self, text: str) -> str:
+        """Return the text of a job with variables in place of the marks, and a comment that names them."""
+        for name in self._names:
+            text = text.replace(f"{_MARK}{name}{_MARK}", f"${{{name}}}")
+        named = ", ".join(self._names)
+        return (
+            f"# Secrets are left out. Before this job runs, set in the environment: {named}\n{text}" if named else text
+        )
+
+    def _mark(self, name: str) -> str:
+        self._times[name] += 1
+        found = name if self._times[name] == 1 else f"{name}_{self._times[name]}"
+        self._names.append(found)
+        return f"{_MARK}{found}{_MARK}"
 
 
 def _readable(place: Any) -> Any:
@@ -114,12 +168,12 @@ def _overridden(fields: dict[str, Any], given: dict[str, Any]) -> dict[str, Any]
 
 def _checked(fields: dict[str, Any], place: Callable[[Path], tuple[int, str]]) -> JobSpec:
     try:
-        return JobSpec(**fields)
+        return JobSpec.model_validate(fields)
     except ValidationError as e:
         mistakes: dict[tuple[int, str], str] = {}  # of several for one value, as a union has them, the first is told
         for each in e.errors():
             mistakes.setdefault(place(each["loc"]), _told(each))
-    raise UsageError("\n".join(f"{where}: {what}" for (_, where), what in sorted(mistakes.items())))
+    raise UsageError(lines(*(f"{where}: {what}" for (_, where), what in sorted(mistakes.items()))))
 
 
 def _name(where: Path) -> str:
@@ -139,7 +193,31 @@ def _told(mistake: Any) -> str:
     if mistake["loc"] == ("inputs",) and mistake["type"] == "missing":
         return "give files, globs, folders or URIs"
     if mistake["type"] == "string_pattern_mismatch":
-        return f"should be a number or a share such as 1%, not {mistake['input']!r}"
+        return f"should be a number or a share such as 1%, not {_shown(mistake['input'])}"
+    if mistake["type"].startswith(_BEYOND) and (bounds := _range(str(mistake["loc"][0]))):
+        return f"should be {bounds}, not {_shown(mistake['input'])}"
+    if mistake["type"].startswith("byte_size"):
+        return f"should be a size such as 256MiB, not {_shown(mistake['input'])}"
     message = str(mistake["msg"]).removeprefix("Value error, ").removeprefix("Input ").replace("dictionary", "mapping")
     given = mistake["input"]
-    return f"{message}, not {given!r}" if message.startswith("should") and not isinstance(given, dict) else message
+    return (
+        f"{message}, not {_shown(given)}" if message.startswith("should") and not isinstance(given, dict) else message
+    )
+
+
+def _range(name: str) -> str:
+    """The range of a field that is a number, in words; empty if it has none."""
+    found: dict[str, float] = {}
+    for each in JobSpec.model_fields[name].metadata if name in JobSpec.model_fields else ():
+        found |= {bound: value for bound in ("ge", "le") if (value := getattr(each, bound, None)) is not None}
+    if not {"ge", "le"} <= found.keys():
+        return ""
+    return f"from {found['ge']:,} to {found['le']:,}"
+
+
+def _shown(value: Any) -> str:
+    try:
+        text = repr(value)
+    except ValueError:  # Python writes no integers of thousands of digits
+        return "a number of thousands of digits"
+    return text if len(text) <= _SHOWN else f"{text[:_SHOWN]}…"

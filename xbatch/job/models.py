@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from collections.abc import Set as AbstractSet
 
+from xbatch.display import counted
 from xbatch.errors import UsageError
 from xbatch.planning.index import NamedModel
 
@@ -41,5 +42,7 @@ def check_names(served: AbstractSet[str], named: Mapping[str | None, NamedModel]
 
 
 def _list(names: list[str], named: Mapping[str | None, NamedModel]) -> str:
-    shown = [f"{name!r} in {named[name].rows:,} rows, first in {named[name].first_place}" for name in names[:_SHOWN]]
+    shown = [
+        f"{name!r} in {counted(named[name].rows, 'row')}, first in {named[name].first_place}" for name in names[:_SHOWN]
+    ]
     return ", ".join(shown) + (f", and {len(names) - _SHOWN} more" if len(names) > _SHOWN else "")

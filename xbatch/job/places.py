@@ -21,12 +21,15 @@ __all__ = [
     "find_places",
     "inputs_of",
     "is_answers",
+    "is_stream",
     "state_of",
+    "storage_of",
 ]
 
 STDOUT = "-"
 _ANSWERS = ".responses"
 _ANSWERS_NAME = re.compile(r".*\.responses(-\d{5,}-of-\d{5,})?\.(jsonl(\.gz|\.zst)?|parquet)", re.DOTALL)
+_STREAM_FORMAT = re.compile(r"\.((jsonl|ndjson)(\.gz|\.zst)?|parquet)$", re.IGNORECASE)
 _DEFAULT_FORMAT = "jsonl"
 _PARQUET = ".parquet"
 _STATE = ".xbatch"
@@ -46,21 +49,24 @@ class Places:
     shown_output: str
     notes: list[str] = field(default_factory=list)
     """Sentences about what was left out, for the user."""
+    streams: dict[str, str] = field(default_factory=dict)
+    """For each output that goes to a stream in the end, the file in which it is made, and the stream's name."""
 
-    def in_order(self, first: list[str]) -> "Places":
-        """The same places with some inputs in front, in the order given."""
-        rank = {uri: i for i, uri in enumerate(first)}
-        order = sorted(range(len(self.inputs)), key=lambda i: rank.get(self.inputs[i], len(first) + i))
+    def in_order(self, order: list[int]) -> "Places":
+        """Return the same places with the inputs in another order, given by their positions."""
         return replace(self, inputs=[self.inputs[i] for i in order], targets=[self.targets[i] for i in order])
+
+
+def storage_of(spec: JobSpec, tell: Callable[[str], None]) -> storage.StorageSettings:
+    """Return how the stores of a job are reached; `tell` is called when one has to be waited for. Raises UsageError."""
+    return storage.StorageSettings(storage.parse_options(spec.storage_options), spec.storage_timeout, tell)
 
 
 def inputs_of(spec: JobSpec) -> tuple[list[str], list[str]]:
     """Find out which files a job reads, and say what was left out.
 
-    Stores are opened with the job's options from here on. Raises UsageError, or StorageError if a store can't be asked.
+    Raises UsageError, or StorageError if a store can't be asked.
     """
-    storage.set_options(spec.storage_options)
-    storage.set_retry_budget(spec.storage_timeout)
     return find_inputs(spec.inputs, _is_output(spec))
 
 
@@ -71,10 +77,21 @@ def find_places(spec: JobSpec, scratch: Path) -> Places:
     """
     inputs, notes = inputs_of(spec)
     output = spec.output or default_output(inputs, spec.output_format)
-    targets = _targets(output, inputs, scratch, spec.output_format)
-    state = spec.state or (str(scratch / "state") if output == STDOUT else state_of(output))
-    _check_overlap(inputs, targets, spec.errors)
-    return Places(inputs, targets, spec.errors, state, output, notes)
+    streams = _streams(output, spec, scratch)
+    places = {uri: made for uri, (made, _) in streams.items()}
+    targets = [places[output]] * len(inputs) if output in places else _targets(output, inputs, spec.output_format)
+    errors = places.get(spec.errors or "", spec.errors)
+    state = spec.state or (str(scratch / "state") if output in places else state_of(output))
+    _check_overlap(inputs, targets, errors)
+    return Places(inputs, targets, errors, state, output, notes, dict(streams.values()))
+
+
+def is_stream(output: str) -> bool:
+    """Tell whether an output is a stream, of which nothing is kept."""
+    try:
+        return not output.endswith("/") and storage.stream_of(output) is not None
+    except UsageError:
+        return False
 
 
 def state_of(output: str) -> str:
@@ -97,7 +114,7 @@ def default_output(inputs: list[str], output_format: str | None = None) -> str:
     if not all(storage.is_local(uri) for uri in inputs):
         raise UsageError("the inputs are not on this machine: say by -o where the output should go")
     if len(inputs) == 1:
-        table = "parquet" if inputs[0].endswith(_PARQUET) else _DEFAULT_FORMAT
+        table = "parquet" if inputs[0].lower().endswith(_PARQUET) else _DEFAULT_FORMAT
         return check_length(answers_name(inputs[0], output_format or table))
     return storage.as_text(str(_common_folder(inputs) / "responses")) + "/"
 
@@ -131,15 +148,33 @@ def _is_output(spec: JobSpec) -> Callable[[str], bool]:
     return lambda uri: is_answers(uri) or mine.fullmatch(storage.same_place(uri)) is not None
 
 
-def _targets(output: str, inputs: list[str], scratch: Path, output_format: str | None) -> list[str]:
+def _streams(output: str, spec: JobSpec, scratch: Path) -> dict[str, tuple[str, str]]:
+    """Return, for each output that is a stream, the file in `scratch` in which it is made, and the stream's name.
+
+    Raises UsageError.
+    """
+    if spec.errors is not None and spec.errors.endswith("/"):
+        raise UsageError(f"--errors {spec.errors} is the name of a folder: give that of a file")
+    found: dict[str, tuple[str, str]] = {}
+    for flag, uri in (("output", output), ("errors", spec.errors)):
+        if uri is None or uri.endswith("/") or (stream := storage.stream_of(uri)) is None:
+            continue
+        if stream in (name for _, name in found.values()):
+            raise UsageError(f"--errors names the output itself: {uri}")
+        if spec.max_output_file is not None:
+            raise UsageError(f"--max-output-file is for files, and {uri} is none")
+        told = _STREAM_FORMAT.search(uri)
+        extension = told[0].lower() if told else f".{spec.output_format or _DEFAULT_FORMAT}"
+        found[uri] = str(scratch / f"{flag}{extension}"), stream
+    return found
+
+
+def _targets(output: str, inputs: list[str], output_format: str | None) -> list[str]:
     extension = output_format or _DEFAULT_FORMAT
-    if output == STDOUT:
-        return [str(scratch / f"stdout.{extension}")] * len(inputs)
     if not output.endswith("/"):
-        if output_format is not None and not output.endswith(f".{output_format}"):
-            raise UsageError(f"--output-format {output_format} doesn't fit {output}, whose name tells its format")
         return [output] * len(inputs)
-    names = [answers_name(uri.rsplit("/", 1)[-1] if uri != STDIN else "stdin", extension) for uri in inputs]
+    plain = [storage.without_secrets(uri) for uri in inputs]
+    names = [answers_name(uri.rsplit("/", 1)[-1] if uri != STDIN else "stdin", extension) for uri in plain]
     if len(set(names)) < len(names):
         # From several folders: the output has them too.
         names = [answers_name(uri, extension) for uri in _below_common(inputs)]

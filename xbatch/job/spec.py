@@ -5,14 +5,27 @@ from collections.abc import Mapping
 from datetime import datetime
 from typing import Annotated, Any, Literal, TypeAlias, get_args
 
-from pydantic import BaseModel, BeforeValidator, ByteSize, ConfigDict, Field, field_validator
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ByteSize,
+    ConfigDict,
+    Field,
+    ValidatorFunctionWrapHandler,
+    WrapValidator,
+    field_validator,
+)
 
 from xbatch.errors import UsageError
-from xbatch.job.deadline import seconds, seconds_until
+from xbatch.job.deadline import LONGEST_S, seconds, seconds_until
 from xbatch.planning.scheduler import LOOK_AHEAD
 from xbatch.planning.waiting import Order
 from xbatch.rows.response import ResponseFormat
 from xbatch.rows.template import RequestTemplate
+
+_DAY_S = 86_400
+_LARGEST = 1 << 60
+"""Bytes that a size may be."""
 
 
 def _one_or_several(given: Any) -> Any:
@@ -21,6 +34,22 @@ def _one_or_several(given: Any) -> Any:
 
 def _seconds(given: Any) -> Any:
     return seconds(given) if isinstance(given, str) else given
+
+
+def _size(given: Any, read: ValidatorFunctionWrapHandler) -> ByteSize:
+    try:
+        size: ByteSize = read(given)
+    except OverflowError:
+        size = ByteSize(_LARGEST + 1)
+    if not 0 < size <= _LARGEST:
+        raise ValueError("should be from 1 byte to 1 EiB")
+    return size
+
+
+def _has_nul(value: Any) -> bool:
+    if isinstance(value, dict):
+        return any(map(_has_nul, (*value, *value.values())))
+    return any(map(_has_nul, value)) if isinstance(value, list) else isinstance(value, str) and "\0" in value
 
 
 def _flat(given: Any) -> Any:
@@ -44,8 +73,9 @@ Inputs: TypeAlias = Annotated[
     list[str],
     BeforeValidator(_one_or_several, json_schema_input_type=Annotated[list[str], Field(min_length=1)] | str),
 ]
-Positive: TypeAlias = Annotated[float, Field(gt=0)]
+Positive: TypeAlias = Annotated[float, Field(gt=0, le=LONGEST_S, allow_inf_nan=False)]
 DurationS: TypeAlias = Annotated[Positive, BeforeValidator(_seconds, json_schema_input_type=str | Positive)]
+Size: TypeAlias = Annotated[ByteSize, WrapValidator(_size)]
 Options: TypeAlias = Annotated[dict[str, str], BeforeValidator(_flat, json_schema_input_type=dict[str, Any])]
 
 
@@ -68,11 +98,15 @@ class JobSpec(BaseModel):
     inputs: Inputs
     """Files, globs, folders or URIs; `-` is standard input."""
     output: str | None = None
-    """A file, a folder (ending in `/`), or `-` for standard output; without it beside the input."""
+    """A file, a folder (ending in `/`), or a stream: `-` for standard output, a named pipe, `/dev/null`.
+
+    Without it, beside the input. A file's name tells its format: `.jsonl` (or `.ndjson`), also with `.gz` or `.zst`, or
+    `.parquet`.
+    """
     output_format: OutputFormat | None = None
-    """Format of the output files; without it the output's name tells."""
+    """Format of the files in a folder, of streams, and of files whose names tell none."""
     errors: str | None = None
-    """A file for the failures; without it they stay in their place."""
+    """A file or stream for the failures, in the format that its name tells; without it they stay in their place."""
     state: str | None = None
     """Where the state lies, also in a store; without it beside the output."""
     storage_options: Options = {}
@@ -91,7 +125,9 @@ class JobSpec(BaseModel):
     """Columns to write to Parquet output, or with `with_input` to JSONL; without it all of them."""
     with_input: bool = False
     """JSONL output carries the input's columns under `input`."""
-    max_output_file: ByteSize | None = None
+    overwrite: bool = False
+    """Replace output files that no run of this job has written, which is refused otherwise."""
+    max_output_file: Size | None = None
     """Size in bytes, or as `2GiB`, from which on the output goes on in a further file."""
     model: str | None = None
     """A name or folder of a model, or `demo`; without it the one that the rows name."""
@@ -104,31 +140,31 @@ class JobSpec(BaseModel):
     order: Order = "auto"
     """The order in which rows run: that of the `input`, those together that begin alike (`prefix`), or whichever costs
     less."""
-    look_ahead: ByteSize = ByteSize(LOOK_AHEAD)
+    look_ahead: Size = ByteSize(LOOK_AHEAD)
     """Memory for rows that are read and wait, in bytes, or as `256MiB`: the order is chosen among them."""
     dedupe: bool = True
     """Rows that are sure to get the same answer are asked once: those alike at temperature 0, or with a seed."""
     max_failures: Annotated[str, Field(pattern=r"^\d+(\.\d+)?%$|^\d+$")] = "0"
     """Failed rows that still count as success: a number or a share such as `1%`."""
-    max_line_bytes: Annotated[int, Field(gt=0)] = 64 << 20
+    max_line_bytes: Annotated[int, Field(ge=1, le=1 << 31)] = 64 << 20
     """Longest row that is read."""
-    max_engine_restarts: Annotated[int, Field(ge=0)] = 20
+    max_engine_restarts: Annotated[int, Field(ge=0, le=1_000_000)] = 20
     """Restarts of an engine that dies time and again without a row settled in between."""
     request_timeout: DurationS | None = None
     """Seconds, or as `5m`, that a row may take in the engine before it fails."""
     deadline: str | None = None
     """When the job stops, to be resumed: a time span such as `90m`, a time of day such as `06:00`, a date and time."""
-    drain_s: Annotated[float, Field(ge=0)] = 20.0
+    drain_s: Annotated[float, Field(ge=0, le=_DAY_S, allow_inf_nan=False)] = 20.0
     """Seconds that rows in flight get when the job is stopped."""
     storage_timeout: DurationS = 900.0
     """Seconds, or as `15m`, that a store may leave without an answer before the job stops, to be resumed."""
-    spool_limit: ByteSize = ByteSize(20 << 30)
+    spool_limit: Size = ByteSize(20 << 30)
     """Settled rows that wait for a store that does not answer: so much is kept on this machine, then none is asked."""
-    commit_interval_s: Annotated[float, Field(gt=0)] = 15.0
+    commit_interval_s: Annotated[float, Field(ge=0.01, le=_DAY_S, allow_inf_nan=False)] = 15.0
     """Settled rows become a segment after so many seconds at the latest."""
-    lease_s: Annotated[float, Field(gt=0)] = 60.0
+    lease_s: Annotated[float, Field(ge=0.1, le=_DAY_S, allow_inf_nan=False)] = 60.0
     """After so many seconds without a heartbeat another machine may take the job over."""
-    shard_rows: Annotated[int, Field(gt=0)] = 4096
+    shard_rows: Annotated[int, Field(ge=1, le=1_000_000)] = 4096
     """Rows of a shard, the unit of handing out and of resume."""
     restart: bool = False
     """Throw away what an earlier run has left and begin anew."""
@@ -149,13 +185,31 @@ class JobSpec(BaseModel):
     def _are_some(cls, given: list[str]) -> list[str]:
         if not given:
             raise ValueError("give files, globs, folders or URIs")
+        if not all(map(str.strip, given)):
+            raise ValueError("an input has an empty name: a variable may not be set")
         return given
 
-    @field_validator("max_output_file")
+    @field_validator("inputs", "output", "errors", "state", "model", "lora_modules", "storage_options", "engine")
     @classmethod
-    def _has_room(cls, given: ByteSize | None) -> ByteSize | None:
-        if given is not None and given <= 0:
-            raise ValueError("should be greater than 0")
+    def _has_no_nul(cls, given: Any) -> Any:
+        if _has_nul(given):
+            raise ValueError("holds a NUL character, which no name can have")
+        return given
+
+    @field_validator("model", "served_model_name", "lora_modules", "storage_options", "engine", "request", "columns")
+    @classmethod
+    def _is_text(cls, given: Any) -> Any:
+        try:
+            json.dumps(given, ensure_ascii=False).encode()
+        except UnicodeEncodeError:
+            raise ValueError("holds bytes that are no text in UTF-8") from None
+        return given
+
+    @field_validator("max_failures")
+    @classmethod
+    def _is_a_share(cls, given: str) -> str:
+        if given.endswith("%") and float(given[:-1]) > 100:
+            raise ValueError("should be a number or a share from 0% to 100%")
         return given
 
     @field_validator("request")
@@ -166,9 +220,11 @@ class JobSpec(BaseModel):
         if not {"messages", "prompt"} & set(given):
             raise ValueError("has neither messages nor prompt")
         try:
-            RequestTemplate(given)
+            trouble = RequestTemplate(given).use.trouble
         except UsageError as e:
             raise ValueError(str(e)) from e
+        if trouble is not None:
+            raise ValueError(trouble)
         return given
 
     @field_validator("deadline")

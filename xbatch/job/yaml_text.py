@@ -6,6 +6,8 @@ from typing import Any
 
 import yaml
 
+from xbatch.display import escaped
+
 # Of what YAML 1.1 makes of bare words only what JSON has too: 10:30, 007 and 12e34 are no
 # numbers, `no` is no boolean.
 _SCALARS = {
@@ -17,6 +19,10 @@ _SCALARS = {
         list("-+.0123456789"),
     ),
 }
+_DEEPEST = 50
+"""Levels of nesting that a job file may have."""
+_MOST_VALUES = 100_000
+"""Values that a job file may have, those that an alias repeats included."""
 _VARIABLE = re.compile(r"\$(\$\{)|\$\{([^}]*)(\}?)")
 _NAMED = re.compile(r"([A-Za-z_][A-Za-z0-9_]*)(?:(:-)(.*))?", re.DOTALL)
 
@@ -37,6 +43,16 @@ class _Loader(yaml.SafeLoader):
     def __init__(self, text: str, environment: Mapping[str, str]) -> None:
         super().__init__(text)
         self.environment = environment
+        self._depth = 0
+
+    def compose_node(self, parent: yaml.Node | None, index: Any) -> yaml.Node | None:
+        """Compose a node, unless it lies too deep for what comes after."""
+        self._depth += 1
+        if self._depth > _DEEPEST:
+            raise BadYaml(f"nested deeper than {_DEEPEST} levels", None)
+        node: yaml.Node | None = super().compose_node(parent, index)
+        self._depth -= 1
+        return node
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:  # noqa: FBT001, FBT002
         seen: set[str] = set()
@@ -50,10 +66,17 @@ class _Loader(yaml.SafeLoader):
         return super().construct_mapping(node, deep=True)
 
     def construct_yaml_str(self, node: yaml.ScalarNode) -> str:
-        return filled_in(str(self.construct_scalar(node)), self.environment, _line(node))
+        text = str(self.construct_scalar(node))
+        if any("\ud800" <= character <= "\udfff" for character in text):
+            raise BadYaml("half of a character, which no text can have", _line(node))
+        return filled_in(text, self.environment, _line(node))
 
     def construct_yaml_int(self, node: yaml.ScalarNode) -> int:
-        return int(str(self.construct_scalar(node)))
+        text = str(self.construct_scalar(node))
+        try:
+            return int(text)
+        except ValueError:  # Python reads no longer ones
+            raise BadYaml(f"{text[:20]}… is no number that can be used", _line(node)) from None
 
 
 for _tag, (_pattern, _first) in _SCALARS.items():
@@ -70,17 +93,19 @@ class YamlText:
     """
 
     def __init__(self, text: str, environment: Mapping[str, str]) -> None:
-        loader = _Loader(text, environment)
         try:
+            loader = _Loader(text, environment)
             self._node = loader.get_single_node()
+            if self._node is not None:
+                _count_values(self._node, {})
             value = {} if self._node is None else loader.construct_document(self._node)
         except yaml.MarkedYAMLError as e:
             mark = e.problem_mark or e.context_mark
             raise BadYaml(f"not valid YAML: {e.problem or e.context}", mark.line + 1 if mark else None) from None
         except yaml.YAMLError as e:
             raise BadYaml(f"not valid YAML: {e}", None) from None
-        except RecursionError:
-            raise BadYaml("nested without end", None) from None
+        except (ValueError, LookupError, TypeError, AttributeError, ArithmeticError) as e:
+            raise BadYaml(f"a value does not fit its tag: {e}", None) from None
         if not isinstance(value, dict):
             raise BadYaml(f"holds {type(value).__name__}, not fields with values", 1)
         self.fields: dict[str, Any] = {str(key): each for key, each in value.items()}
@@ -120,8 +145,9 @@ def filled_in(text: str, environment: Mapping[str, str], line: int | None = None
 
 
 def dumped(fields: Mapping[str, Any]) -> str:
-    """Fields as YAML that reads back as the same."""
-    return yaml.dump(_escaped(dict(fields)), Dumper=_Dumper, sort_keys=False, allow_unicode=True, width=120)
+    """Write fields as YAML that reads back as the same and can be shown on a terminal."""
+    text = yaml.dump(_escaped(dict(fields)), Dumper=_Dumper, sort_keys=False, allow_unicode=True, width=120)
+    return _shown(text)
 
 
 class _Dumper(yaml.SafeDumper):
@@ -132,7 +158,14 @@ class _Dumper(yaml.SafeDumper):
 
 
 def _represent_text(dumper: yaml.SafeDumper, text: str) -> yaml.ScalarNode:
+    if _shown(text) != text:  # YAML has escapes in quotes only
+        return dumper.represent_scalar("tag:yaml.org,2002:str", text, style='"')
     return dumper.represent_scalar("tag:yaml.org,2002:str", text, style="|" if "\n" in text else None)
+
+
+def _shown(text: str) -> str:
+    """Escape what a terminal would act on, except line breaks and tabs; YAML reads such escapes in quoted texts."""
+    return "\n".join("\t".join(map(escaped, line.split("\t"))) for line in text.split("\n"))
 
 
 _Dumper.add_representer(str, _represent_text)
@@ -146,6 +179,21 @@ def _escaped(value: Any) -> Any:
     if isinstance(value, list):
         return [_escaped(each) for each in value]
     return value.replace("${", "$${") if isinstance(value, str) else value
+
+
+def _count_values(node: yaml.Node, known: dict[int, int]) -> int:
+    """Count the values of a node, with those that aliases repeat; `known` holds the counts by the node's identity.
+
+    Raises BadYaml if they are too many.
+    """
+    if id(node) not in known:
+        known[id(node)] = 1  # a node that holds itself is refused later
+        parts = [] if isinstance(node, yaml.ScalarNode) else node.value
+        values = [each for part in parts for each in (part if isinstance(part, tuple) else (part,))]
+        known[id(node)] += sum(_count_values(each, known) for each in values)
+        if known[id(node)] > _MOST_VALUES:
+            raise BadYaml(f"holds more than {_MOST_VALUES:,} values", _line(node))
+    return known[id(node)]
 
 
 def _child(node: yaml.Node | None, step: int | str) -> tuple[yaml.Node, int] | None:

@@ -5,9 +5,10 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, Self
 
+from xbatch.planning.body_notes import BodyNotes
 from xbatch.planning.repeats import LinePlace, RepeatFinder
 from xbatch.planning.shards import SHARD_ROWS, ShardCutter
-from xbatch.rows.request import ParsedRow, Rejected, parse
+from xbatch.rows.request import ParsedRow, Rejected, Request, parse
 from xbatch.rows.row import Row
 from xbatch.rows.shard import Shard
 from xbatch.rows.sizes import RowSizes
@@ -40,6 +41,12 @@ class Index:
     """Rows that bring a seed of their own."""
     sizes: RowSizes = field(default_factory=RowSizes)
     """Of the rows that can be sent."""
+    notes: BodyNotes = field(default_factory=BodyNotes)
+    """What is to be said about the rows that can be sent."""
+    shared_ids: int = 0
+    """Rows whose `custom_id` an earlier file has too; only known to who has made the index."""
+    first_shared: str | None = None
+    """Where the first of them stands, and where the id stands before."""
 
     def take(self, row: Row, parsed: ParsedRow) -> None:
         """Count one row."""
@@ -49,14 +56,17 @@ class Index:
             self.reject(parsed)
             return
         self.sizes.take(parsed)
+        self.notes.take(parsed, row)
         self.seeded += parsed.body.get("seed") is not None
-        name = parsed.body.get("model")
-        if type(name) is not str:
-            name = None
-        if known := self.models.get(name):
+        if known := self.models.get(_model_of(parsed)):
             known.rows += 1
-        elif len(self.models) < MAX_NAMED_MODELS:
-            self.models[name] = NamedModel(1, row.place)
+        else:
+            self.name_model(parsed, row.place)
+
+    def name_model(self, request: Request, place: str) -> None:
+        """Note the model that a row at `place` asks for, unless another row has named it."""
+        if len(self.models) < MAX_NAMED_MODELS:
+            self.models.setdefault(_model_of(request), NamedModel(1, place))
 
     def reject(self, rejected: Rejected) -> None:
         """Count a row that never becomes a request."""
@@ -73,6 +83,7 @@ class Index:
             "models": [{"name": name, **asdict(named)} for name, named in self.models.items()],
             "seeded": self.seeded,
             "sizes": self.sizes.facts(),
+            "ignored_fields": self.notes.facts(),
         }
 
     @classmethod
@@ -88,7 +99,22 @@ class Index:
             models,
             facts["seeded"],
             RowSizes.of(facts.get("sizes", {})),
+            BodyNotes.of(facts.get("ignored_fields", [])),
         )
+
+
+def _model_of(request: Request) -> str | None:
+    name = request.body.get("model")
+    return name if type(name) is str else None
+
+
+def shared_ids_note(rows: int, first: str | None) -> list[str]:
+    """Say of a joint output that its rows can't all be told apart by their ids, if that is so."""
+    if not rows:
+        return []
+    which = "1 row has a custom_id" if rows == 1 else f"{rows:,} rows have custom_ids"
+    order = "all are answered, in the order of the inputs; an output for each input, by -o FOLDER/, keeps them apart"
+    return [f"{which} that another input has too ({first}): {order}"]
 
 
 def index_rows(
@@ -110,24 +136,32 @@ def index_rows(
         for row in rows:
             parsed = parse_row(row)
             index.take(row, parsed)
-            repeats.add(parsed.custom_id.encode(), row.index, file, row.line)
+            repeats.add(parsed.custom_id.encode(), row.index, file, row.line, generated=parsed.nameless)
             if ended := cutter.add(file, row.offset, row.line, row.num_bytes):
                 index.shards.append(ended)
             if stopped():
                 return
     if ended := cutter.close():
         index.shards.append(ended)
-    index.shards = list(_with_repeats(index.shards, repeats.repeats(), places))
+    index.shards = list(_with_repeats(index.shards, repeats, places))
+    if repeats.first_shared is not None:
+        index.shared_ids, (place, first) = repeats.shared, repeats.first_shared
+        index.first_shared = f"{places(place)} has that of {places(first)}"
     repeats.close()
 
 
-def _with_repeats(
-    shards: list[Shard], repeats: Iterator[tuple[int, LinePlace]], places: Callable[[LinePlace], str]
-) -> Iterator[Shard]:
-    pending = next(repeats, None)
+def _with_repeats(shards: list[Shard], finder: RepeatFinder, places: Callable[[LinePlace], str]) -> Iterator[Shard]:
+    """Note in each shard which of its rows repeat an id, and which need another one than theirs."""
+    found = finder.repeats()
+    pending = next(found, None)
     for shard in shards:
-        mine: dict[int, str] = {}
+        repeats: dict[int, str] = {}
+        fallback_ids: dict[int, str] = {}
         while pending is not None and pending[0] < shard.first_row + shard.rows:
-            mine[pending[0]] = places(pending[1])
-            pending = next(repeats, None)
-        yield replace(shard, repeats=mine) if mine else shard
+            row, first = pending
+            if first is None:
+                fallback_ids[row] = finder.replaced_key(row)
+            else:
+                repeats[row] = places(first)
+            pending = next(found, None)
+        yield replace(shard, repeats=repeats, fallback_ids=fallback_ids) if repeats or fallback_ids else shard

@@ -1,12 +1,12 @@
 """The index pass in a thread of its own, so that an engine can load meanwhile."""
 
-import threading
 from collections.abc import Callable, Iterable, Iterator
 
 from xbatch.planning.index import Index, index_rows
 from xbatch.planning.repeats import LinePlace
 from xbatch.rows.request import ParsedRow
 from xbatch.rows.row import Row
+from xbatch.threads import Thread
 
 
 class IndexPass:
@@ -24,7 +24,7 @@ class IndexPass:
         self._shard_rows = shard_rows
         self._parse_row = parse_row
         self._trouble: Exception | None = None
-        self._thread = threading.Thread(target=self._run, name="index", daemon=True)
+        self._thread = Thread(target=self._run, name="index", daemon=True)
 
     def start(self) -> None:
         """Begin."""

@@ -13,9 +13,9 @@ from xbatch.rows.problem import Problem, Refusal, unplaced
 from xbatch.rows.request import ParsedRow, Rejected, Request
 from xbatch.rows.row import Row
 
-_GOOD, _BAD, _NAMELESS = range(3)
-"""A row that can be sent so far; one that can't; one whose `custom_id` can't be told."""
-_STATE_BITS = 2
+_GOOD, _BAD = range(2)
+"""A row that can be sent so far; one that can't."""
+_STATE_BITS = 1
 _LINE_BITS = 40
 _MODEL_CHARS = 200
 _encode = msgspec.json.Encoder().encode
@@ -54,7 +54,7 @@ class Survey:
         if isinstance(parsed, Rejected):
             failure = parsed.failure
             found = Refusal(failure.code, unplaced(failure, row.place))
-            state = _NAMELESS if parsed.custom_id == f"row-{row.index}" else _BAD
+            state = _BAD
         else:
             self.endpoints[parsed.endpoint] = self.endpoints.get(parsed.endpoint, 0) + 1
             if (found := verdict if judged else self._refused(parsed)) is not None:
@@ -62,18 +62,26 @@ class Survey:
             elif parsed.body.get("temperature") == 0:
                 self._bodies.add(_encode(parsed.body))
         code = ((file << _LINE_BITS) | line) << _STATE_BITS | state
-        self._ids.add(parsed.custom_id.encode(), code, file, line)
+        self._ids.add(parsed.custom_id.encode(), code, file, line, generated=parsed.nameless)
         return None if found is None else self._problem(file, line, parsed.custom_id, found)
 
     def repeats(self) -> Iterator[Problem]:
-        """Rows whose `custom_id` an earlier one has, by their places; to be called when every row was taken."""
+        """Rows whose `custom_id` an earlier one of their file has; to be called when every row was taken."""
         for code, first in self._ids.repeats():
+            if first is None:
+                continue  # it gets an id that no other row has
             place, state = code >> _STATE_BITS, code & ((1 << _STATE_BITS) - 1)
-            if state == _NAMELESS:
-                continue
             text = f"its custom_id is already used in {self._place(*first)[1]}"
             file, line = place >> _LINE_BITS, place & ((1 << _LINE_BITS) - 1)
             yield self._problem(file, line, None, Refusal("duplicate_custom_id", text), counted=state == _BAD)
+
+    @property
+    def shared_ids(self) -> tuple[int, str | None]:
+        """Rows whose `custom_id` an earlier file has too, and where the first of them stands; known after `repeats`."""
+        if self._ids.first_shared is None:
+            return 0, None
+        place, first = (self._place(*each)[1] for each in self._ids.first_shared)
+        return self._ids.shared, f"{place} has that of {first}"
 
     def repeated_requests(self) -> int:
         """Rows that must get the answer of an earlier one: the same body, at temperature 0."""

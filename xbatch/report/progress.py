@@ -10,10 +10,14 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, ProgressColumn, SpinnerColumn, Task, TextColumn
 from rich.text import Text
 
+from xbatch.display import counted
 from xbatch.state.records import Counts
+from xbatch.threads import Thread
 
 JSON_EVERY_S = 10.0
 BAR_EVERY_S = 0.25
+MEASURED_S = 0.1
+"""Time of answering from which on a rate says something."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,15 +38,21 @@ class Snapshot:
     """Of the prompts' tokens, those that the engine had in its cache; None where it tells of none."""
 
 
+def rate(number: int, seconds: float) -> float | None:
+    """Return so many a second; None while the time is too short to measure a rate."""
+    return number / seconds if seconds >= MEASURED_S else None
+
+
 def measure(seen: Snapshot) -> dict[str, float | None]:
-    """Rows and tokens a second of this run, and seconds to go (None while unknown)."""
-    counts, earlier, seconds = seen.counts, seen.earlier, max(seen.running_s, 1e-9)
-    rows = (counts.total - earlier.total) / seconds
+    """Return rows and tokens a second of this run, and seconds to go; None while unknown."""
+    run, seconds = seen.counts.since(seen.earlier), seen.running_s
+    rates = (rate(number, seconds) for number in (run.total, run.prompt_tokens, run.completion_tokens))
+    rows, tokens_in, tokens_out = (None if each is None else round(each, 1) for each in rates)
     return {
-        "rows_per_s": round(rows, 1),
-        "prompt_tokens_per_s": round((counts.prompt_tokens - earlier.prompt_tokens) / seconds, 1),
-        "completion_tokens_per_s": round((counts.completion_tokens - earlier.completion_tokens) / seconds, 1),
-        "eta_s": round((seen.total - counts.total) / rows, 1) if rows > 0 else None,
+        "rows_per_s": rows,
+        "prompt_tokens_per_s": tokens_in,
+        "completion_tokens_per_s": tokens_out,
+        "eta_s": round((seen.total - seen.counts.total) / rows, 1) if rows else None,
     }
 
 
@@ -86,7 +96,15 @@ class BarProgress:
             BarColumn(bar_width=24),
             _Figures(),
         ]
-        self._bar = Progress(*columns, console=console, auto_refresh=False, transient=True)
+        # What libraries print has its place in the engine's log, not above the bar.
+        self._bar = Progress(
+            *columns,
+            console=console,
+            auto_refresh=False,
+            transient=True,
+            redirect_stdout=False,
+            redirect_stderr=False,
+        )
         self._task = self._bar.add_task("starting", total=None, figures="")
         self._bar.start()
 
@@ -116,7 +134,7 @@ class Ticker:
         self._progress = progress
         self._every_s = every_s
         self._ended = threading.Event()
-        self._thread = threading.Thread(target=self._tick, name="progress", daemon=True)
+        self._thread = Thread(target=self._tick, name="progress", daemon=True)
         self._thread.start()
 
     def close(self) -> None:
@@ -138,13 +156,12 @@ class _Figures(ProgressColumn):
 def _figures(seen: Snapshot, speed: dict[str, float | None]) -> str:
     counts = seen.counts
     if seen.phase in ("indexing", "loading"):
-        return f"{seen.total:,} rows found"
-    eta = speed["eta_s"]
+        return f"{counted(seen.total, 'row')} found"
+    eta, tokens_in, tokens_out = (speed[name] for name in ("eta_s", "prompt_tokens_per_s", "completion_tokens_per_s"))
     parts = [
-        f"{counts.total:,}/{seen.total:,} rows",
+        f"{counts.total:,}/{counted(seen.total, 'row')}",
         f"{counts.failed:,} failed",
-        f"{speed['prompt_tokens_per_s']:,.0f} tok/s in",
-        f"{speed['completion_tokens_per_s']:,.0f} out",
+        *([] if tokens_in is None or tokens_out is None else [f"{tokens_in:,.0f} tok/s in", f"{tokens_out:,.0f} out"]),
         *([] if seen.cached_share is None else [f"{seen.cached_share:.0%} from cache"]),
         f"{seen.in_flight:,} in flight",
         "ETA " + ("?" if eta is None else duration(eta)),

@@ -1,9 +1,14 @@
 """The report: a job's totals, and what they mean to a scheduler."""
 
+from collections.abc import Iterator
 from typing import Any
 
+from xbatch.display import counted
 from xbatch.errors import ExitCode
 from xbatch.state.records import Counts
+
+SHOWN_REASONS = 10
+"""Reasons for failures that are shown; all of them stand in the report."""
 
 
 def make_report(
@@ -33,6 +38,23 @@ def make_report(
         },
         **{name: round(fact, 3) if isinstance(fact, float) else fact for name, fact in facts.items()},
     }
+
+
+def failure_lines(told: dict[str, Any]) -> Iterator[str]:
+    """Tell why rows failed, a line a reason, from a report or a status.
+
+    There is none for a report of an earlier version, which does not say it.
+    """
+    reasons, others = told.get("failures", []), told.get("other_failures", 0)
+    for each in reasons[:SHOWN_REASONS]:
+        first = "first in" if each["rows"] > 1 else "in"
+        line = "" if each["line"] is None else f":{each['line']}"
+        place = "" if each["file"] is None else f", {first} {each['file']}{line}"
+        message = each["message"].rstrip(".")
+        yield f"{each['code']} {message}: {counted(each['rows'], 'row')}{place} ({each['advice']})"
+    others += sum(each["rows"] for each in reasons[SHOWN_REASONS:])
+    if others:
+        yield f"for other reasons: {counted(others, 'row')} (the responses tell them)"
 
 
 def exit_code(report: dict[str, Any], allowed_failures: float) -> ExitCode:

@@ -1,7 +1,6 @@
 """What `xbatch validate` shows: each problem, how far it has come, and totals."""
 
 import json
-import re
 import time
 from collections.abc import Iterator
 from contextlib import suppress
@@ -10,26 +9,25 @@ from typing import Any, BinaryIO, TextIO
 
 from rich.console import Console
 
+from xbatch.display import counted, shown, shown_json
 from xbatch.report.closing import show_table
 from xbatch.report.progress import BAR_EVERY_S, JSON_EVERY_S
 from xbatch.rows.problem import Problem
 
 _CLEAR = "\r\x1b[2K"
-_UNPRINTABLE = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029]")
 _SHOWN_MODELS = 5
 
 
 def problem_line(problem: Problem) -> str:
-    """A problem in one line that can be cut at its colons and shown on any terminal."""
-    line = f"{problem.place}: {problem.code}: {problem.message}"
-    return _UNPRINTABLE.sub(lambda found: f"\\x{ord(found[0]):02x}", line)
+    """Write a problem in one line that can be cut at its colons and shown on any terminal."""
+    return shown(f"{problem.place}: {problem.code}: {problem.message}")
 
 
 def problem_json(problem: Problem) -> str:
-    """A problem as one JSON object."""
+    """Write a problem as one JSON object."""
     fields = asdict(problem)
     del fields["place"]
-    return json.dumps(fields)
+    return shown_json(json.dumps(fields))
 
 
 class Looking:
@@ -49,7 +47,7 @@ class Looking:
         self._next_s = now + self._every_s
         rows_per_s = rows / (now - self._began_s)
         if self.live:
-            text = f"checking · {rows:,} rows · {failed:,} can't be sent · {rows_per_s:,.0f} rows/s"
+            text = f"checking · {counted(rows, 'row')} · {failed:,} can't be sent · {rows_per_s:,.0f} rows/s"
             self._stream.write(_CLEAR + text)
         else:
             line = {"event": "progress", "phase": "checking", "rows": rows, "failed": failed}
@@ -87,7 +85,7 @@ class Printer:
     def end(self, totals: dict[str, Any]) -> None:
         """Write the totals, if what is written is JSON, and let go of everything."""
         if self._as_json:
-            self._write(json.dumps(totals))
+            self._write(shown_json(json.dumps(totals)))
         with suppress(BrokenPipeError):
             self._out.flush()
 
@@ -111,18 +109,20 @@ def _rows(totals: dict[str, Any], hidden: int) -> Iterator[tuple[str, str]]:
     for code, times in totals["problems"].items():
         yield f"  {code}", f"{times:,}"
     if hidden:
-        yield "not shown", f"{hidden:,} more problems (--max-problems)"
-    models = [f"{each['name'] or '(none)'} in {each['rows']:,} rows" for each in totals["models"]]
+        yield "not shown", f"{counted(hidden, 'more problem')} (--max-problems)"
+    models = [f"{each['name'] or '(none)'} in {counted(each['rows'], 'row')}" for each in totals["models"]]
     if models:
         more = f", and {len(models) - _SHOWN_MODELS:,} more" if len(models) > _SHOWN_MODELS else ""
         yield "models", ", ".join(models[:_SHOWN_MODELS]) + more
     if totals["endpoints"]:
-        yield "endpoints", ", ".join(f"{name} in {rows:,} rows" for name, rows in totals["endpoints"].items())
-    if totals["repeated_requests"]:
-        yield "repeated", f"{totals['repeated_requests']:,} rows ask at temperature 0 what an earlier row asks"
-    blank = f", {totals['blank_lines']:,} blank lines" if totals["blank_lines"] else ""
-    files = "1 file" if totals["files"] == 1 else f"{totals['files']:,} files"
-    yield "size", f"{totals['num_bytes'] / 1e6:,.1f} MB of rows in {files}{blank}"
+        yield (
+            "endpoints",
+            ", ".join(f"{name} in {counted(rows, 'row')}" for name, rows in totals["endpoints"].items()),
+        )
+    if repeated := totals["repeated_requests"]:
+        yield "repeated", f"{counted(repeated, 'row asks', 'rows ask')} at temperature 0 what an earlier row asks"
+    blank = f", {counted(totals['blank_lines'], 'blank line')}" if totals["blank_lines"] else ""
+    yield "size", f"{totals['num_bytes'] / 1e6:,.1f} MB of rows in {counted(totals['files'], 'file')}{blank}"
     if totals["tokens"] is not None:
         yield from _token_rows(totals["tokens"])
 

@@ -74,7 +74,7 @@ class _FineChat(_Fine, kw_only=True, gc=False):
 
 
 class _FineCompletion(_Fine, kw_only=True, gc=False):
-    prompt: str | list[Any]
+    prompt: str | list[str | int | list[Any]]
 
 
 def _model(value: Any) -> str | None:
@@ -91,6 +91,8 @@ def _messages(value: Any) -> str | None:
 
 
 def _prompt(value: Any) -> str | None:
+    if type(value) is list and any(type(each) is dict for each in value):
+        return f"holds an object; messages are for {CHAT}"
     return None if type(value) in (str, list) else f"is {_kind(value)}, not a text or an array"
 
 

@@ -8,8 +8,8 @@ from typing import TypeAlias
 class Usage:
     """Tokens that one outcome cost."""
 
-    prompt_tokens: int = 0
-    completion_tokens: int = 0
+    prompt_tokens: int
+    completion_tokens: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -18,7 +18,11 @@ class Completion:
 
     body: bytes
     """A chat completion or completion object of OpenAI's API, as JSON."""
-    usage: Usage = Usage()
+    usage: Usage
+
+    def __post_init__(self) -> None:
+        if not self.body:
+            raise ValueError("a completion without a body is no answer")
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,6 +2,21 @@
 
 import msgspec
 
+CellPath = tuple[str | int, ...]
+"""A column, and the fields and positions that lead from it to a value inside."""
+
+
+class BadCell(msgspec.Struct, frozen=True, gc=False):
+    """What a table's row has that no request can hold."""
+
+    column: str
+    """Where it is: `body`, or `image.bytes` for a field of a struct."""
+    custom_id: str | None = None
+    """The `custom_id` that the row gives."""
+    not_text: tuple[CellPath, ...] = ()
+    """The row's binary values that are not UTF-8, each as base64 in the row's data. If there are none, the row's data
+    is the text that can't be read, not an object."""
+
 
 class Row(msgspec.Struct, frozen=True, gc=False):
     """One unparsed row and where it stands.
@@ -25,6 +40,10 @@ class Row(msgspec.Struct, frozen=True, gc=False):
     """The row is over the limit on a row's size and was skipped unread."""
     first_use: str | None = None
     """Where the row's `custom_id` stands for the first time, if that is another row."""
+    fallback_id: str | None = None
+    """The `custom_id` of the row if it gives none; None stands for `row-<index>`."""
+    bad_cell: BadCell | None = None
+    """Only rows of tables have one."""
 
     @property
     def place(self) -> str:

@@ -19,7 +19,14 @@ class Shard:
     rows: int
     num_bytes: int
     repeats: dict[int, str] = field(default_factory=dict)
-    """Rows whose `custom_id` is used by an earlier row: index to the place of that row."""
+    """Rows whose `custom_id` is used by an earlier row of the same input: index to the place of that row."""
+    fallback_ids: dict[int, str] = field(default_factory=dict)
+    """Rows that give no `custom_id` and can't be called `row-<index>`, for another row has given that: index to id."""
+
+    def has_rows_of(self, other: "Shard") -> bool:
+        """Tell whether both are the same range of rows."""
+        mine = (self.id, self.file, self.offset, self.line, self.first_row, self.rows, self.num_bytes)
+        return mine == (other.id, other.file, other.offset, other.line, other.first_row, other.rows, other.num_bytes)
 
     @property
     def name(self) -> str:

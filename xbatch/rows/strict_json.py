@@ -51,7 +51,7 @@ def _explain(data: bytes, fallback: str) -> BadJson:
     try:
         json.dumps(json.loads(text), ensure_ascii=False).encode()
     except json.JSONDecodeError as e:
-        return BadJson("invalid_json_line", f"not valid JSON: {e.msg} at column {e.colno}")
+        return BadJson("invalid_json_line", f"not valid JSON: {e.msg.removesuffix(' at')} at column {e.colno}")
     except UnicodeEncodeError:
         return BadJson("invalid_unicode", "a string holds half of a surrogate pair")
     except RecursionError:

@@ -4,9 +4,11 @@ Language: Jinja2, in its sandbox. The templates are the user's own, like the com
 is never read as a template.
 """
 
+import base64
 import json
 import math
-from collections.abc import Callable, Iterator, Mapping
+import re
+from collections.abc import Callable, Collection, Iterator, Mapping
 from typing import Any, TypeAlias
 
 from jinja2 import StrictUndefined, TemplateSyntaxError, UndefinedError, meta, nodes
@@ -15,6 +17,11 @@ from jinja2.sandbox import ImmutableSandboxedEnvironment
 from jinja2.utils import missing
 
 from xbatch.errors import UsageError
+from xbatch.rows.given_id import id_text
+from xbatch.rows.not_text import BytesError, NotText, mark_not_text, refuse_not_text
+from xbatch.rows.row import CellPath
+from xbatch.rows.suggest import did_you_mean, listed
+from xbatch.rows.template_use import ROW, use_of
 
 TEXT_KEYS = frozenset(("content", "prompt", "text", "custom_id"))
 """Keys whose value is text, whatever the column's type, unless it is a list or an object."""
@@ -22,19 +29,24 @@ TEXT_KEYS = frozenset(("content", "prompt", "text", "custom_id"))
 _MARKS = ("{{", "{%", "{#")
 _SHOWN_COLUMNS = 20
 _NOT_PURE = ("random",)
-_ROW = "row"
+_CUSTOM_ID = "custom_id"
 _GLOBALS = ("range", "dict", "namespace")
+_MISSING = re.compile(r"column '(.*)' is missing", re.DOTALL)
 
 Part: TypeAlias = Callable[[dict[str, Any]], Any]
 """What makes one value of the body from the names that a template may use."""
 
 
 class TemplateError(Exception):
-    """A row from which the template makes no body; `code` is the failure's code."""
+    """A row from which the template makes no body.
 
-    def __init__(self, code: str, message: str) -> None:
+    `code` is the failure's code, `custom_id` what the template calls the row, None if it can't tell or doesn't.
+    """
+
+    def __init__(self, code: str, message: str, custom_id: str | None = None) -> None:
         super().__init__(message)
         self.code = code
+        self.custom_id = custom_id
 
 
 class _Null(Exception):
@@ -60,6 +72,7 @@ class _Environment(ImmutableSandboxedEnvironment):
         super().__init__(undefined=_Missing, finalize=_not_null, trim_blocks=True, lstrip_blocks=True)
         self.globals = {name: self.globals[name] for name in _GLOBALS}
         self.filters["tojson"] = _to_json  # Jinja2's own is for HTML and writes < as \u003c
+        self.filters["base64"] = _base64
         for name in _NOT_PURE:
             del self.filters[name]
 
@@ -67,6 +80,8 @@ class _Environment(ImmutableSandboxedEnvironment):
         """`a.items` is the field of that name if there is one, else the method."""
         if isinstance(obj, dict) and attribute in obj:
             return obj[attribute]
+        if isinstance(obj, NotText):
+            obj.refuse()
         return super().getattr(obj, attribute)
 
 
@@ -82,27 +97,45 @@ class RequestTemplate:
 
     def __init__(self, spec: Mapping[str, Any]) -> None:
         environment = _Environment()
-        self._part = _compile(environment, dict(spec), "", text_only=False)
-        names = frozenset().union(*(meta.find_undeclared_variables(environment.parse(text)) for text in _texts(spec)))
-        self.columns: frozenset[str] = frozenset() if _ROW in names else names
-        """The columns that the templates name; none if they may look at all of them."""
-
-    def body(self, row: dict[str, Any]) -> dict[str, Any]:
-        """Make the body for a row.
-
-        Raises TemplateError (`template_failed`): a column is missing or null where a text needs it, or whatever else
-        Jinja2 says.
-        """
+        texts = list(_texts(spec))
         try:
-            body: dict[str, Any] = self._part({_ROW: row} | row)
-        except UndefinedError as e:
-            raise TemplateError("template_failed", f"the template failed: {e}; the row has: {_columns(row)}") from None
-        except _Null:
-            raise TemplateError("template_failed", f"the template failed: {_null(row)}") from None
+            self._part = _compile(environment, dict(spec), "", text_only=False)
+            self._id_part = _compile(environment, spec.get(_CUSTOM_ID), _CUSTOM_ID, text_only=True)
+            trees = [environment.parse(text) for text in texts]
+            names = frozenset().union(*map(meta.find_undeclared_variables, trees))
+        except UsageError:
+            raise
+        except (RecursionError, MemoryError):
+            raise UsageError("the template is nested too deeply") from None
+        except Exception as e:  # what Python says of the code that Jinja2 makes, such as of too many nested loops
+            raise UsageError(f"the template can't be used: {e}") from e
+        self.columns: frozenset[str] = frozenset() if ROW in names else names
+        """The columns that the templates name; none if they may look at all of them."""
+        self.use = use_of(texts, trees, names - {*_GLOBALS})
+        """What can be told of the template before it sees a row."""
+
+    def body(self, row: dict[str, Any], not_text: Collection[CellPath] = ()) -> dict[str, Any]:
+        """Make the body for a row; `not_text` are its values that hold bytes which are no text, as base64.
+
+        Raises TemplateError: `template_failed` if a column is missing or null where a text needs it, or for whatever
+        else Jinja2 says; `invalid_unicode` if bytes are used as text that are none.
+        """
+        mark_not_text(row, not_text)
+        try:
+            body: dict[str, Any] = self._part({ROW: row} | row)
+            if not_text:
+                refuse_not_text(body)
         except Exception as e:  # noqa: BLE001 - whatever a template raises is the row's trouble
-            what = str(e) or type(e).__name__
-            raise TemplateError("template_failed", f"the template failed: {what}") from None
+            code = "invalid_unicode" if isinstance(e, BytesError) else "template_failed"
+            raise TemplateError(code, f"the template failed: {_explained(e, row)}", self._id_of(row)) from None
         return body
+
+    def _id_of(self, row: dict[str, Any]) -> str | None:
+        """What the template calls a row of which it makes no body."""
+        try:
+            return id_text(self._id_part({ROW: row} | row))
+        except Exception:  # noqa: BLE001 - the row's failure tells of another part of the template, or of this one
+            return None
 
 
 def _compile(environment: _Environment, spec: Any, place: str, *, text_only: bool) -> Part:
@@ -179,7 +212,7 @@ def _json(value: Any, place: str) -> Any:
         return [_json(each, place) for each in value]
     if isinstance(value, dict):
         return {str(key): _json(each, place) for key, each in value.items()}
-    if isinstance(value, StrictUndefined):
+    if isinstance(value, (StrictUndefined, NotText)):
         return str(value)  # raises, and names what is missing
     what = value if isinstance(value, float) else f"a {type(value).__name__}"
     raise TypeError(f"{place} is {what}, which JSON does not have")
@@ -197,11 +230,30 @@ def _null(row: dict[str, Any]) -> str:
     return f"a text would hold null{columns}; write {{{{ x or '' }}}} where that is meant"
 
 
-def _columns(row: dict[str, Any]) -> str:
-    names = list(row)
-    more = f" and {len(names) - _SHOWN_COLUMNS} more" if len(names) > _SHOWN_COLUMNS else ""
-    return ", ".join(names[:_SHOWN_COLUMNS]) + more if names else "no columns"
+def _explained(e: Exception, row: dict[str, Any]) -> str:
+    """Say why a template failed on a row."""
+    if isinstance(e, _Null):
+        return _null(row)
+    if isinstance(e, UndefinedError):
+        name = _MISSING.match(str(e))
+        return f"{e}{did_you_mean(name[1], row) if name else ''}; the row has: {listed(row)}"
+    return str(e) or type(e).__name__
 
 
 def _to_json(value: Any, indent: int | None = None) -> str:
-    return json.dumps(value, ensure_ascii=False, indent=indent)
+    return json.dumps(value, ensure_ascii=False, indent=indent, default=_not_json)
+
+
+def _not_json(value: Any) -> str:
+    if isinstance(value, NotText):
+        value.refuse()
+    raise TypeError(f"tojson: a {type(value).__name__} is nothing that JSON has")
+
+
+def _base64(value: Any) -> str:
+    """The filter for binary columns: their bytes as base64; of a text, its UTF-8 bytes."""
+    if isinstance(value, NotText):
+        return value.base64
+    if not isinstance(value, str):
+        raise TypeError("base64 is for binary columns and texts")
+    return base64.b64encode(value.encode()).decode()

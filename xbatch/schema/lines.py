@@ -10,6 +10,8 @@ _OPENAIS = ConfigDict(extra="allow", use_attribute_docstrings=True)
 """Bodies have more fields than are described here: those of OpenAI's API and vLLM's own."""
 
 CustomId = Annotated[str, Field(min_length=1)]
+GivenId = CustomId | int
+_URL = r"^(https?://[^/?#]+)?/?([^?#]*/)?(chat/completions|completions)/*([?#].*)?$"
 
 
 class Sampling(BaseModel):
@@ -41,8 +43,8 @@ class ChatBody(Sampling):
 class CompletionBody(Sampling):
     """The body of a request to /v1/completions."""
 
-    prompt: str | list[str] | list[int] | list[list[int]]
-    """One text or several, or token ids."""
+    prompt: str | list[str] | list[int] | list[list[int]] | list[dict[str, Any]]
+    """One text or several, or token ids; without a `url` also a list of messages, which makes it a chat."""
 
 
 class BatchLine(BaseModel):
@@ -50,26 +52,27 @@ class BatchLine(BaseModel):
 
     model_config = ConfigDict(use_attribute_docstrings=True)
 
-    custom_id: CustomId | None = None
-    """Names the row in the output; unique in a job. Without it `row-<index>`."""
+    custom_id: GivenId | None = None
+    """Names the row in the output; unique in a file. A number is taken by its digits; without it `row-<index>`."""
     method: Literal["POST"] | None = None
-    url: Literal["/v1/chat/completions", "/v1/completions"] | None = None
-    """Without it the body tells."""
+    url: Annotated[str, Field(pattern=_URL)] | None = None
+    """Of `/v1/chat/completions` or `/v1/completions`, also without `/v1`, as a whole address, with a slash or a query
+    behind it. Without it the body tells."""
     body: ChatBody | CompletionBody
 
 
 class ChatLine(ChatBody):
     """A bare body of a chat."""
 
-    custom_id: CustomId | None = None
-    """Names the row in the output; unique in a job. Without it `row-<index>`."""
+    custom_id: GivenId | None = None
+    """Names the row in the output; unique in a file. A number is taken by its digits; without it `row-<index>`."""
 
 
 class CompletionLine(CompletionBody):
     """A bare body of a completion."""
 
-    custom_id: CustomId | None = None
-    """Names the row in the output; unique in a job. Without it `row-<index>`."""
+    custom_id: GivenId | None = None
+    """Names the row in the output; unique in a file. A number is taken by its digits; without it `row-<index>`."""
 
 
 class RequestLine(RootModel[BatchLine | ChatLine | CompletionLine]):

@@ -4,6 +4,8 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from xbatch.schema.validation import IgnoredField
+
 Count = Annotated[int, Field(ge=0)]
 Seconds = Annotated[float, Field(ge=0)]
 
@@ -27,6 +29,28 @@ class RequestCountsSoFar(RequestCounts):
 
     total: Count | None  # type: ignore[assignment]
     """None until every input was looked at."""
+
+
+class FailedRows(_Told):
+    """Rows that failed for the same reason: their messages differ at most in numbers and quoted values."""
+
+    code: str
+    """The status that the API answers, such as `400`, or a code of xbatch's own, such as `invalid_json_line`."""
+    status_code: int | None
+    """None for rows that never got as far as the API."""
+    message: str
+    """Of the first of them, cut if it is long."""
+    rows: Count
+    retryable: bool
+    """They may succeed when they are tried again."""
+    file: str | None
+    """The input of the first of them."""
+    line: int | None
+    """The number of its line, or of the row of a table, from 1; None where an earlier version did not keep it."""
+    custom_id: str | None
+    """Of the first of them; None with `--format body`."""
+    advice: str
+    """What helps."""
 
 
 class Usage(_Told):
@@ -92,6 +116,10 @@ class Status(_Told):
     """Where the state lies."""
     status: Literal["complete", "running", "interrupted"]
     request_counts: RequestCountsSoFar
+    failures: list[FailedRows]
+    """Why rows failed, the most frequent reason first; a row that was run again counts by its last response."""
+    other_failures: Count
+    """Failed rows beyond those reasons."""
     usage: Usage
     shards: Shards
     open_rows: Count
@@ -124,15 +152,23 @@ class Report(_Told):
     """Names the job."""
     model: str | None
     request_counts: RequestCounts
+    failures: list[FailedRows] = []
+    """Why rows failed, the most frequent reason first; reports of earlier versions don't say it."""
+    other_failures: Count = 0
+    """Failed rows beyond those reasons."""
     usage: Usage
     this_run: ThisRun
     rounds: Count
     """How often failed rows were run again."""
     blank_lines: Count
+    ignored_fields: list[IgnoredField] = []
+    """Fields of bodies that vLLM does not know and ignores; reports of earlier versions do not have them."""
     running_s: Seconds
     """Time in which rows were answered."""
     elapsed_s: Seconds
     """Time from the start of the run."""
+    all_reasoning: Count = 0
+    """Answers that have reasoning and no text, most often because `max_tokens` ended them before."""
     state: str | None
     """Where the state lies."""
     engine: str | None

@@ -36,6 +36,18 @@ class ModelRows(_Told):
     rows: Count
 
 
+class IgnoredField(_Told):
+    """A field of bodies that vLLM does not know and ignores."""
+
+    name: str
+    """With its path: `guided_choice`, `response_format.schema`."""
+    rows: Count
+    """Rows that have it."""
+    first_place: str
+    hint: str | None
+    """What to write instead, where that is known."""
+
+
 class TokenTotals(_Told):
     """Tokens of all rows that can be sent."""
 
@@ -67,6 +79,8 @@ class Totals(_Told):
     num_bytes: Count
     """Of all rows, uncompressed."""
     blank_lines: Count
+    ignored_fields: list[IgnoredField]
+    """Fields that vLLM does not know and ignores, without those that change no answer anyway."""
     tokens: TokenTotals | None
     """None without `--tokens`."""
     refused: list[str]

@@ -1,5 +1,6 @@
 """How many online requests there may be at a time."""
 
+from xbatch.display import counted
 from xbatch.serve.errors import ApiProblem
 from xbatch.serve.keeper import EngineKeeper
 from xbatch.serve.turns import Turns
@@ -27,7 +28,7 @@ class Admission:
         """Take a place. Raises ApiProblem if there is none, or no engine."""
         _ = self._keeper.engine
         if self._inside >= self._places + self._max_waiting:
-            text = f"{self.waiting:,} requests are waiting already: try again in a moment"
+            text = f"{counted(self.waiting, 'request is', 'requests are')} waiting already: try again in a moment"
             raise ApiProblem(429, text, code="too_many_requests", headers={"Retry-After": "1"})
         self._inside += 1
         return Place(self, self._keeper.turns)

@@ -12,29 +12,31 @@ from xbatch import __version__
 from xbatch.serve.errors import Json, add_handlers
 from xbatch.serve.front import AccessLog, Guard
 from xbatch.serve.keeper import EngineKeeper
-from xbatch.serve.metrics import CONTENT_TYPE, Figures
+from xbatch.serve.metrics import CONTENT_TYPE, Figures, Totals
 from xbatch.serve.models import models_router
 from xbatch.serve.openai import Online, openai_router
+from xbatch.serve.running import BatchFigures
 from xbatch.serve.settings import ServeSettings
 from xbatch.serve.xinference import xinference_router
+from xbatch.state.records import Counts
 
 
 def make_app(
     settings: ServeSettings,
     online: Online,
     routers: Sequence[APIRouter],
-    running_batches: Callable[[], int],
+    batches: Callable[[], BatchFigures],
     write_log: Callable[[str], None] | None,
 ) -> FastAPI:
     """Make the app from what answers online, and the routers of files, batches and the page.
 
-    `write_log` gets the lines of the access log.
+    `batches` gives the figures of batches, `write_log` gets the lines of the access log.
     """
     # FastAPI's own page of the API loads its script from a foreign host, so there is one of ours.
     app = FastAPI(title="xbatch", version=__version__, docs_url=None, redoc_url=None)
     add_handlers(app)
     xinference = xinference_router(online.served, auth=bool(settings.api_keys))
-    operation = _operation_router(online.keeper, online, running_batches)
+    operation = _operation_router(online.keeper, online, batches)
     for router in (openai_router(online), models_router(online.served), xinference, *routers, operation):
         app.include_router(router)
     # FastAPI describes 422 for what is answered with 400 here.
@@ -49,8 +51,8 @@ def make_app(
     return app
 
 
-def add_gauges(figures: Figures, online: Online, batch_rows: Callable[[], dict[str, float]]) -> None:
-    """Let Prometheus see what goes on at the moment."""
+def add_metrics(figures: Figures, online: Online, batches: Callable[[], BatchFigures]) -> None:
+    """Let Prometheus see what goes on at the moment, and the rows of batches."""
     admission, keeper = online.admission, online.keeper
     figures.gauge(
         "xbatch_online_requests",
@@ -70,10 +72,28 @@ def add_gauges(figures: Figures, online: Online, batch_rows: Callable[[], dict[s
         "kind",
         lambda: {"death": float(keeper.restarts)},
     )
-    figures.gauge("xbatch_batch_rows", "Rows of the batches that run at this moment.", "state", batch_rows)
+    figures.gauge(
+        "xbatch_batches",
+        "Batches that have not ended, by whether their rows are being answered.",
+        "state",
+        lambda: {"running": (seen := batches()).running, "waiting": seen.open - seen.running},
+    )
+    figures.gauge(
+        "xbatch_batch_rows",
+        "Rows of batches: in flight and waiting at this moment, completed and failed since the server began.",
+        "state",
+        lambda: dict(batches().rows),
+    )
+    figures.counter(
+        "xbatch_batch_rows_settled",
+        "Rows of batches that have their response.",
+        "status",
+        lambda: {"completed": (seen := batches().settled).completed, "failed": seen.failed},
+    )
+    figures.counter("xbatch_batch_tokens", "Tokens of rows of batches.", "kind", lambda: _tokens(batches().settled))
 
 
-def _operation_router(keeper: EngineKeeper, online: Online, running_batches: Callable[[], int]) -> APIRouter:
+def _operation_router(keeper: EngineKeeper, online: Online, batches: Callable[[], BatchFigures]) -> APIRouter:
     router = APIRouter(tags=["Operation"])
 
     @router.get("/health", summary="Tell whether the engine answers", responses={503: {"description": "Not yet"}})
@@ -87,12 +107,16 @@ def _operation_router(keeper: EngineKeeper, online: Online, running_batches: Cal
 
     @router.get("/status", summary="Figures for the page")
     async def status() -> Response:
-        return Json(_status(keeper, online, running_batches()))
+        return Json(_status(keeper, online, batches()))
 
     return router
 
 
-def _status(keeper: EngineKeeper, online: Online, running_batches: int) -> dict[str, Any]:
+def _tokens(spent: Counts | Totals) -> dict[str, float]:
+    return {"prompt": spent.prompt_tokens, "completion": spent.completion_tokens}
+
+
+def _status(keeper: EngineKeeper, online: Online, batches: BatchFigures) -> dict[str, Any]:
     engine, totals = keeper.known, online.figures.totals
     return {
         "version": __version__,
@@ -111,6 +135,11 @@ def _status(keeper: EngineKeeper, online: Online, running_batches: int) -> dict[
             "completed": totals.completed,
             "failed": totals.failed,
         },
-        "tokens": {"prompt": totals.prompt_tokens, "completion": totals.completion_tokens},
-        "batches": {"running": running_batches},
+        "tokens": _tokens(totals),
+        "batches": {
+            "running": batches.running,
+            "open": batches.open,
+            "rows": batches.rows,
+            "tokens": _tokens(batches.settled),
+        },
     }

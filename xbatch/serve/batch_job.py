@@ -121,10 +121,11 @@ def conclude(serving: Serving, batch: str, report: dict[str, Any]) -> None:
 
 def _file(files: Files, asked: Asked, file_id: str, output: dict[str, Any]) -> str | None:
     """Make a file of an output; its id, or None for one without rows, which is removed."""
+    name = output["uri"].rpartition("/")[2]
     if not output["rows"]:
-        storage.remove(output["uri"])
+        storage.remove(files.uri_of(name))
         return None
-    created_at, name = int(made_at(file_id)), output["uri"].rpartition("/")[2]
+    created_at = int(made_at(file_id))
     expires_at = None if asked.output_lifetime_s is None else created_at + asked.output_lifetime_s
     files.put(FileRecord(file_id, output["num_bytes"], created_at, name, "batch_output", name, expires_at))
     return file_id

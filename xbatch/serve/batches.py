@@ -8,7 +8,6 @@ ended. `batches/<id>/state` is the state of its job.
 import re
 import shutil
 import time
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, Literal, TypeAlias
@@ -19,6 +18,7 @@ from xbatch import crash, storage
 from xbatch.errors import StorageError
 from xbatch.serve.files import made_at, page_of, read_object
 from xbatch.state.folder import StateFolder
+from xbatch.threads import Executor
 
 BATCH_ID = re.compile(r"batch_[0-9a-f]{24}")
 BatchStatus: TypeAlias = Literal[
@@ -139,7 +139,7 @@ class Batches:
     def __init__(self, store: storage.Store) -> None:
         self.store = store
         self._ended: dict[str, Standing] = {}
-        self._readers = ThreadPoolExecutor(_READ_AT_ONCE, "batches")
+        self._readers = Executor(_READ_AT_ONCE, "batches")
 
     def state_of(self, batch: str) -> str:
         """Where the state of a batch's job lies."""

@@ -8,8 +8,10 @@ from typing import Any
 
 import msgspec
 
+from xbatch.display import counted
 from xbatch.errors import UsageError
 from xbatch.planning.repeats import RepeatFinder
+from xbatch.rows.problem import unplaced
 from xbatch.rows.request import ParsedRow, Rejected, parse
 from xbatch.rows.row import Row
 from xbatch.serve.batches import Mistake
@@ -86,7 +88,7 @@ def _take(row: Row, rules: InputRules, checked: Checked, repeats: RepeatFinder) 
     """Judge one row; False if there is no need to look at others."""
     checked.total += 1
     if checked.total > rules.max_rows:
-        text = f"the file has more than {rules.max_rows:,} requests (--max-batch-rows)"
+        text = f"the file has more than {counted(rules.max_rows, 'request')} (--max-batch-rows)"
         checked.mistakes.append(Mistake("too_many_tasks", text, row.line))
         return False
     parsed = parse(row)
@@ -100,28 +102,40 @@ def _take(row: Row, rules: InputRules, checked: Checked, repeats: RepeatFinder) 
 
 
 def _mistake(row: Row, parsed: ParsedRow, rules: InputRules) -> Mistake | None:
+    """Return what is wrong with a row, None if nothing is; its line is a field of its own, so no message repeats it."""
     refused = parsed.failure if isinstance(parsed, Rejected) else None
     if refused is None or refused.code not in _UNREADABLE:
-        for name in _missing(row.data):
-            text = f"{row.place}: missing required parameter: {name!r}"
+        line = _line(row.data)
+        for name in _missing(line):
+            text = f"missing required parameter: {name!r}"
             return Mistake("missing_required_parameter", text, row.line, name)
+        if refused is None and line is not None and not isinstance(line.custom_id, str):
+            # Jobs take whole numbers; here the client looks for what it has sent, and OpenAI wants a text.
+            return Mistake("invalid_custom_id", "custom_id is not a text", row.line, "custom_id")
     if isinstance(parsed, Rejected):
-        return Mistake(parsed.failure.code, parsed.failure.message, row.line, _PARAMS.get(parsed.failure.code))
+        text = unplaced(parsed.failure, row.place)
+        return Mistake(parsed.failure.code, text, row.line, _PARAMS.get(parsed.failure.code))
     if parsed.endpoint != rules.endpoint:
-        text = f"{row.place}: url is {parsed.endpoint}, and the endpoint of the batch {rules.endpoint}"
+        text = f"url is {parsed.endpoint}, and the endpoint of the batch {rules.endpoint}"
         return Mistake("url_mismatch", text, row.line, "url")
     if isinstance(parsed.model, str) and parsed.model not in rules.models:
         served = ", ".join(sorted(rules.models))
-        text = f"{row.place}: the model {parsed.model[:200]!r} is not served here; served: {served}"
+        text = f"the model {parsed.model[:200]!r} is not served here; served: {served}"
         return Mistake("model_not_found", text, row.line, "body.model")
     return None
 
 
-def _missing(data: bytes) -> Iterator[str]:
-    """What a row lacks, if it is an object."""
+def _line(data: bytes) -> _Line | None:
+    """What a row has of what every line must have, None if it is no object."""
     try:
-        line = msgspec.json.decode(data, type=_Line)
+        return msgspec.json.decode(data, type=_Line)
     except msgspec.MsgspecError:
+        return None
+
+
+def _missing(line: _Line | None) -> Iterator[str]:
+    """What a row lacks, if it is an object."""
+    if line is None:
         return
     for name in ("custom_id", "method", "url"):
         if getattr(line, name) in (None, "") and not (name == "custom_id" and line.custom_id == ""):
@@ -130,6 +144,7 @@ def _missing(data: bytes) -> Iterator[str]:
         yield "body"
 
 
-def _repeat(line: int, first: tuple[int, int]) -> Mistake:
-    text = f"line {line}: its custom_id is already used in line {first[1]}; each must be used once"
+def _repeat(line: int, first: tuple[int, int] | None) -> Mistake:
+    assert first is not None  # rows without an id are mistakes by themselves
+    text = f"its custom_id is already used in line {first[1]}; each must be used once"
     return Mistake("duplicate_custom_id", text, line, "custom_id")

@@ -8,7 +8,6 @@ import re
 import secrets
 import time
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
 from typing import Literal, TypeVar
@@ -17,6 +16,7 @@ import msgspec
 
 from xbatch import crash, storage
 from xbatch.errors import StorageError
+from xbatch.threads import Executor
 
 T = TypeVar("T")
 
@@ -58,7 +58,7 @@ class Files:
         self.store = store
         self.in_use = in_use
         self._known: dict[str, FileRecord] = {}
-        self._readers = ThreadPoolExecutor(_READ_AT_ONCE // 4, "files")
+        self._readers = Executor(_READ_AT_ONCE // 4, "files")
 
     def uri_of(self, content: str) -> str:
         """Where a content lies."""

@@ -9,6 +9,7 @@ import msgspec
 from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from xbatch.display import counted
 from xbatch.serve.errors import ApiProblem, answer_problem
 from xbatch.serve.metrics import Figures
 
@@ -116,7 +117,7 @@ class Guard:
         return counted
 
     def _too_large(self) -> ApiProblem:
-        return ApiProblem(413, f"the body has more than {self._max_body_bytes:,} bytes (--max-body)")
+        return ApiProblem(413, f"the body has more than {counted(self._max_body_bytes, 'byte')} (--max-body)")
 
 
 def _line(scope: Scope, status: int, duration_s: float, sent: int) -> str:

@@ -6,9 +6,11 @@ Format: Prometheus' text exposition format.
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
+from typing import TypeAlias
 
 from prometheus_client import CollectorRegistry, Counter, Histogram, generate_latest
-from prometheus_client.core import GaugeMetricFamily, Metric
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
 from xbatch.rows.outcome import Usage
@@ -29,10 +31,7 @@ class Totals:
 
 
 class Figures:
-    """Counts of what was answered online, and gauges that are looked at when somebody asks.
-
-    A gauge is a function by the name and help of its metric, which gives values by their labels.
-    """
+    """Counts of what was answered online, and other metrics, whose values are looked at when somebody asks."""
 
     def __init__(self) -> None:
         self.began_s = time.monotonic()
@@ -70,22 +69,32 @@ class Figures:
 
     def gauge(self, name: str, text: str, label: str, look: Callable[[], dict[str, float]]) -> None:
         """Add a gauge with one label; `look` gives its values by the label's."""
-        self.registry.register(_Gauge(name, text, label, look))
+        self.registry.register(_Seen(GaugeMetricFamily, name, text, label, look))
+
+    def counter(self, name: str, text: str, label: str, look: Callable[[], dict[str, float]]) -> None:
+        """Add a counter with one label; `look` gives its values by the label's, and they never fall."""
+        self.registry.register(_Seen(CounterMetricFamily, name, text, label, look))
 
     def text(self) -> bytes:
         """Everything, as Prometheus reads it."""
         return generate_latest(self.registry)
 
 
-class _Gauge(Collector):
-    def __init__(self, name: str, text: str, label: str, look: Callable[[], dict[str, float]]) -> None:
-        self._name, self._text, self._label, self._look = name, text, label, look
+_Family: TypeAlias = type[GaugeMetricFamily] | type[CounterMetricFamily]
+
+
+class _Seen(Collector):
+    """A metric whose values are looked at when somebody asks."""
+
+    def __init__(self, family: _Family, name: str, text: str, label: str, look: Callable[[], dict[str, float]]) -> None:
+        self._make = partial(family, name, text, labels=[label])
+        self._look = look
 
     def describe(self) -> Iterator[Metric]:
-        yield GaugeMetricFamily(self._name, self._text, labels=[self._label])
+        yield self._make()
 
     def collect(self) -> Iterator[Metric]:
-        family = GaugeMetricFamily(self._name, self._text, labels=[self._label])
+        family = self._make()
         for label, value in self._look().items():
             family.add_metric([label], value)
         yield family

@@ -5,6 +5,8 @@ from pathlib import Path
 
 from xbatch import storage
 from xbatch.assemble.starting import Starter
+from xbatch.errors import UsageError
+from xbatch.job.places import storage_of
 from xbatch.job.spec import JobSpec
 from xbatch.serve.batches import Batches
 from xbatch.serve.batching import batches_router
@@ -31,8 +33,11 @@ class Offline:
         scratch: Path,
         tell: Callable[[str], None],
     ) -> None:
-        storage.set_options(spec.storage_options)
-        storage.set_retry_budget(spec.storage_timeout)
+        storage.use_settings(storage_of(spec, tell))
+        if storage.is_local(settings.files):
+            place = storage.local_path(settings.files.rstrip("/"))
+            if place.exists() and not place.is_dir():
+                raise UsageError(f"--files {settings.files} is no folder")
         store = storage.open_store(settings.files)
         self._threads = StoreThreads(tell)
         batches = Batches(store)

@@ -46,6 +46,7 @@ class Pursuit:
         self._serving = serving
         self._counts = Counts()
         self._answered = Counts()
+        self._total = 0
         self._expires_at = float("inf")
 
     @property
@@ -72,6 +73,11 @@ class Pursuit:
         """Rows that the engine has and has not answered."""
         seen = self._snapshot()
         return 0 if seen is None else seen.in_flight
+
+    @property
+    def waiting(self) -> int:
+        """Rows that the engine does not have yet; none while the input is still looked at."""
+        return max(self._total - self.counts.total - self.in_flight, 0)
 
     def _snapshot(self) -> Snapshot | None:
         return None if self._job is None or self._job.course.passes is None else self._job.course.snapshot()
@@ -125,6 +131,7 @@ class Pursuit:
     async def _answer(self, standing: Standing, begun: Begun) -> None:
         """Have every row settled, or find out that the batch ends early."""
         self._counts = await to_thread(settled, self._serving.batches.state_of(self.batch))
+        self._total = begun.total
         unanswered = self._counts.total < begun.total
         if self._overdue() and standing.early is None and unanswered:
             await self._note("expiring", Happened(_now()))
@@ -169,7 +176,8 @@ class Pursuit:
             starter = PatientStarter(starter_of(serving, standing, begun), stop, self._check_open)
             spec = spec_of(serving, standing, begun)
             finalize = partial(note_finalizing, serving, self.batch)
-            make = partial(Job, spec, scratch, stop, self._tell, starter=starter, before_output=finalize, copies=True)
+            wishes: dict[str, Any] = {"before_output": finalize, "copies": True, "refuses": False}
+            make = partial(Job, spec, scratch, stop, self._tell, starter=starter, **wishes)
             self._job = await to_thread(make)
             running = asyncio.create_task(self._job.run())
             await self._watch(running, stop, early=standing.early is not None)

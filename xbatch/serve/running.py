@@ -5,7 +5,7 @@ import logging
 import random
 from asyncio import to_thread
 from collections.abc import Callable, Collection
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from xbatch import storage
@@ -37,9 +37,21 @@ class BatchFigures:
     open: int
     """Batches that have not ended."""
     in_flight: int
-    completed: int
-    """Rows that this process has settled."""
-    failed: int
+    """Rows that the engine has and has not answered."""
+    waiting: int
+    """Rows of open batches that the engine does not have yet."""
+    settled: Counts
+    """Rows that this process has settled, and their tokens."""
+
+    @property
+    def rows(self) -> dict[str, int]:
+        """Rows by their state: those of this moment, and those that this process has settled."""
+        return {
+            "in_flight": self.in_flight,
+            "waiting": self.waiting,
+            "completed": self.settled.completed,
+            "failed": self.settled.failed,
+        }
 
 
 class BatchRunner:
@@ -118,12 +130,12 @@ class BatchRunner:
     def figures(self) -> BatchFigures:
         """How things stand."""
         running = [pursuit for pursuit in self._pursuits.values() if pursuit.running]
-        done = Counts()
-        done.add(self._ended)
-        for pursuit in self._pursuits.values():
+        done, pursuits = replace(self._ended), self._pursuits.values()
+        for pursuit in pursuits:
             done.add(pursuit.answered)
         in_flight = sum(pursuit.in_flight for pursuit in running)
-        return BatchFigures(len(running), len(self._pursuits), in_flight, done.completed, done.failed)
+        waiting = sum(pursuit.waiting for pursuit in pursuits)
+        return BatchFigures(len(running), len(pursuits), in_flight, waiting, done)
 
     async def _pursue(self, batch: str) -> None:
         pursuit, tries, told = self._pursuits[batch], 0, ""
@@ -148,11 +160,6 @@ class BatchRunner:
         else:
             return True
         return False
-
-    def rows(self) -> dict[str, float]:
-        """Rows of batches by their state: in flight, and what this process has settled."""
-        figures = self.figures
-        return {"in_flight": figures.in_flight, "completed": figures.completed, "failed": figures.failed}
 
     def _prove(self) -> None:
         store = self._batches.store

@@ -6,7 +6,6 @@ import os
 import socket
 import time
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import uvicorn
@@ -16,7 +15,7 @@ from xbatch.errors import UsageError
 from xbatch.job.spec import JobSpec
 from xbatch.run import Stop
 from xbatch.serve.admission import Admission
-from xbatch.serve.app import add_gauges, make_app
+from xbatch.serve.app import add_metrics, make_app
 from xbatch.serve.keeper import EngineKeeper
 from xbatch.serve.metrics import Figures
 from xbatch.serve.models import Served
@@ -26,6 +25,7 @@ from xbatch.serve.page import page_router
 from xbatch.serve.settings import ServeSettings
 from xbatch.serve.sharing import BatchShare
 from xbatch.state.folder import own_home
+from xbatch.threads import Executor
 
 _BACKLOG = 2048
 _THREADS = 32
@@ -66,9 +66,9 @@ class Server:
         answerable = [*served.names, *served.adapters]
         self._offline = Offline(spec, settings, share.starter, lambda: answerable, scratch, tell)
         runner = self._offline.runner
-        add_gauges(online.figures, online, runner.rows)
+        add_metrics(online.figures, online, lambda: runner.figures)
         routers = [*self._offline.routers, page_router()]
-        app = make_app(settings, online, routers, lambda: runner.figures.running, write_log)
+        app = make_app(settings, online, routers, lambda: runner.figures, write_log)
         self._http = uvicorn.Server(
             uvicorn.Config(
                 app,
@@ -104,7 +104,7 @@ class Server:
         self._stop.listen(self._leave)
         # Batches wait for stores in threads, and nobody else should have to wait for one of those.
         threads = _THREADS + 2 * self._settings.max_running_batches
-        asyncio.get_running_loop().set_default_executor(ThreadPoolExecutor(threads))
+        asyncio.get_running_loop().set_default_executor(Executor(threads))
         http = asyncio.create_task(self._http.serve([self._socket]))
         keeping = asyncio.create_task(self._keeper.keep())
         announcing = asyncio.create_task(self._announce())

@@ -2,13 +2,13 @@
 
 import asyncio
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from functools import partial
 from typing import ParamSpec, TypeVar
 
 from xbatch.errors import StorageError
 from xbatch.serve.errors import ApiProblem
+from xbatch.threads import Executor
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -28,7 +28,7 @@ class StoreThreads:
     def __init__(self, tell: Callable[[str], None], patience_s: float = PATIENCE_S) -> None:
         self._tell = tell
         self._patience_s = patience_s
-        self._threads = ThreadPoolExecutor(THREADS, "store")
+        self._threads = Executor(THREADS, "store")
 
     async def __call__(self, work: Callable[P, T], *args: P.args, **more: P.kwargs) -> T:
         """Do `work` in a thread.

@@ -12,6 +12,7 @@ from starlette.requests import ClientDisconnect
 from starlette.requests import Request as HttpRequest
 
 from xbatch import storage
+from xbatch.display import counted
 from xbatch.serve.errors import ApiProblem
 
 FILE = "file"
@@ -147,4 +148,4 @@ async def _spool(request: HttpRequest, form: _Form, spooled: BinaryIO) -> None:
 
 def too_large(max_file_bytes: int) -> ApiProblem:
     """The answer to a file that is over the limit."""
-    return ApiProblem(413, f"the file is larger than {max_file_bytes:,} bytes (--max-file)", param=FILE)
+    return ApiProblem(413, f"the file is larger than {counted(max_file_bytes, 'byte')} (--max-file)", param=FILE)

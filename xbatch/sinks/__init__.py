@@ -1,8 +1,11 @@
 """Where responses go."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol, TypeAlias
+
+Claim: TypeAlias = Callable[[Sequence[str]], None]
+"""Notes that files at some places are the job's own. Raises StorageError if one is not."""
 
 
 class OutputRow(NamedTuple):
@@ -40,11 +43,18 @@ class Sink(Protocol):
         Raises StorageError.
         """
 
+    def occupied(self) -> list[str]:
+        """Return the places in the way of the output at which files lie, this job's own among them.
+
+        Raises StorageError.
+        """
+
     def clean(self) -> None:
         """Remove what killed processes have left of files that were to be published."""
 
-    def publish(self, rows: Iterable[OutputRow]) -> list[Published]:
+    def publish(self, rows: Iterable[OutputRow], claim: Claim) -> list[Published]:
         """Publish all responses, which come in input order; every file appears whole or not at all.
 
-        The same rows give the same bytes. Raises StorageError.
+        The same rows give the same bytes. `claim` is called with all places that get a file or lose one, once every
+        file is built and before anything is changed. Raises StorageError, and what `claim` raises.
         """

@@ -12,6 +12,7 @@ from xbatch.sinks import Published
 from xbatch.sinks.blocks import Block
 
 _BUFFER_BYTES = 1 << 20
+_PART = re.compile(r"(.+)-\d{5,}-of-\d{5,}", re.DOTALL)
 
 
 class FileWriter(Protocol):
@@ -132,6 +133,13 @@ def part_uri(target: str, number: int, parts: int) -> str:
     return f"{stem}-{number:05d}-of-{parts:05d}{extension}"
 
 
+def whole_name(part: str) -> str | None:
+    """The name of the output of which a name that `part_uri` gives is a part; None if it is no such name."""
+    stem, extension = split_name(part)
+    found = _PART.fullmatch(stem)
+    return found[1] + extension if found else None
+
+
 def part_pattern(target: str) -> re.Pattern[str]:
     """Matches the names that `part_uri` gives; its only group is the number of parts."""
     stem, extension = split_name(target)
@@ -141,7 +149,7 @@ def part_pattern(target: str) -> re.Pattern[str]:
 def split_name(uri: str) -> tuple[str, str]:
     """Cut a URI before its extension, which may have two parts."""
     folder, slash, name = uri.rpartition("/")
-    found = re.search(r"(\.(jsonl|ndjson|json))?(\.(gz|zst|bz2|xz))?$|\.\w+$", name)
+    found = re.search(r"(\.(jsonl|ndjson|json))?(\.(gz|zst|bz2|xz))?$|\.\w+$", name, re.IGNORECASE)
     at = found.start() if found and found.group() and found.start() > 0 else _last_dot(name)
     return folder + slash + name[:at], name[at:]
 

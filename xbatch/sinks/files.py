@@ -7,9 +7,9 @@ from pathlib import Path
 from typing import Any
 
 from xbatch import crash, storage
-from xbatch.sinks import OutputRow, Published
+from xbatch.sinks import Claim, OutputRow, Published
 from xbatch.sinks.blocks import blocks
-from xbatch.sinks.building import Building, Format, part_pattern, part_uri, split_name
+from xbatch.sinks.building import Building, Format, part_pattern, part_uri, split_name, whole_name
 from xbatch.sources import Source
 
 
@@ -65,7 +65,13 @@ class FileSink:
             else:
                 storage.sweep_beside(f"{split_name(target)[0]}-0", prefix=True)
 
-    def publish(self, rows: Iterable[OutputRow]) -> list[Published]:
+    def occupied(self) -> list[str]:
+        """Return the files that lie at the names of the output, or at names that parts of it could have."""
+        if self._max_file_bytes is None:
+            return storage.existing(self._files)
+        return self._parts()
+
+    def publish(self, rows: Iterable[OutputRow], claim: Claim = lambda _: None) -> list[Published]:
         """Build every file in the spool, then give each its name."""
         with storage.translated(self._files[0]), ExitStack() as stack:
             outputs: dict[str, Building] = {}
@@ -75,13 +81,17 @@ class FileSink:
             self._build(rows, outputs)
             finished = {target: output.close() for target, output in outputs.items()}
             crash.here("output-built")
+            named = {target: self._names(target, len(files)) for target, files in finished.items()}
+            mine = dict.fromkeys(uri for uris in named.values() for uri in uris)
+            stale = [uri for uri in self._parts() if uri not in mine]
+            claim([*mine, *stale])
             published = []
             for target, files in finished.items():
-                for number, built in enumerate(files):
-                    rolled = self._max_file_bytes is not None
-                    published.append(built.publish(part_uri(target, number, len(files)) if rolled else target))
+                for uri, built in zip(named[target], files, strict=True):
+                    published.append(built.publish(uri))
                     crash.here("output-named")
-                self._remove_others(target, {each.uri for each in published})
+            for uri in stale:
+                storage.remove(uri)
             return published
 
     def _build(self, rows: Iterable[OutputRow], outputs: dict[str, Building]) -> None:
@@ -114,14 +124,18 @@ class FileSink:
         folder = target[: target.rfind("/") + 1]
         return bool(names) and all(storage.size_of(folder + each) in sizes[each] for each in names)
 
-    def _remove_others(self, target: str, mine: set[str]) -> None:
-        """Parts that an earlier round has published may be more, or fewer, and have other names."""
-        if self._max_file_bytes is not None:
-            folder = target[: target.rfind("/") + 1]
-            found = [folder + name for name in storage.names_beside(target)]
-            for uri in found:
-                if part_pattern(target).fullmatch(uri) and uri not in mine:
-                    storage.remove(uri)
+    def _names(self, target: str, files: int) -> list[str]:
+        """Return the names of the files of an output."""
+        return [target] if self._max_file_bytes is None else [part_uri(target, i, files) for i in range(files)]
+
+    def _parts(self) -> list[str]:
+        """Return what has the name of a part of the output: an earlier round may have made more parts, or fewer."""
+        if self._max_file_bytes is None:
+            return []
+        folders = {target[: target.rfind("/") + 1]: target for target in self._files}
+        found = (folder + name for folder, target in folders.items() for name in storage.names_beside(target))
+        mine = set(self._files)
+        return [uri for uri in found if whole_name(uri) in mine]
 
     @cached_property
     def _files(self) -> list[str]:

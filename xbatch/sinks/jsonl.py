@@ -3,7 +3,7 @@
 import zlib
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any, NamedTuple, Protocol, TypeAlias
+from typing import NamedTuple, Protocol, TypeAlias
 
 import zstandard
 
@@ -73,6 +73,10 @@ class Zstd:
     def flush(self) -> bytes:
         """Give out all that was taken in."""
         return self._stream.flush(zstandard.COMPRESSOBJ_FLUSH_BLOCK)
+
+
+CODECS: dict[str, type[Plain] | type[Gzip] | type[Zstd]] = {"jsonl": Plain, "jsonl.gz": Gzip, "jsonl.zst": Zstd}
+"""How the lines of each format are compressed."""
 
 
 class JsonlFormat(NamedTuple):
@@ -149,8 +153,3 @@ def _extended(line: bytes, more: bytes) -> bytes:
         return line
     line = line.rstrip()[:-1]
     return line + (more if line != b"{" else more[1:]) + b"}"
-
-
-def codec_of(name: str) -> Any:
-    """The codec that a file's name asks for."""
-    return Gzip if name.endswith(".gz") else Zstd if name.endswith(".zst") else Plain

@@ -14,11 +14,10 @@ from xbatch.sinks.answers import read_answer
 from xbatch.sinks.blocks import Block
 from xbatch.sinks.building import Format
 from xbatch.sinks.files import FileSink
-from xbatch.sinks.jsonl import Additions, JsonlFormat, codec_of
+from xbatch.sinks.jsonl import CODECS, Additions, JsonlFormat
+from xbatch.sinks.naming import PARQUET, format_of
 from xbatch.sinks.parsed import Field, fields_of, parse_answer
 from xbatch.sources import Source
-
-PARQUET = ".parquet"
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,17 +34,21 @@ class SinkOptions:
     """The JSON Schema of the answers, if they are to be parsed."""
     with_input: bool = False
     """JSONL has what a row carries as `input`."""
+    reasoning: bool = False
+    """Parquet has a column for the reasoning of the model."""
     bodies: bool = False
     """The lines are bare bodies, not lines of OpenAI's batch output."""
+    output_format: str | None = None
+    """The format of outputs whose names tell none."""
 
 
 def open_sink(targets: Sequence[str], errors: str | None, spool: Path, options: SinkOptions) -> Sink:
-    """The sink for outputs: Parquet, or JSONL with the compression that a name asks for.
+    """Return the sink for outputs, each in the format that its name tells.
 
-    Raises UsageError if the options don't go together.
+    Raises UsageError if a name tells no format that is written, or the options don't go together.
     """
-    files = [*targets, *([errors] if errors else [])]
-    parquet = any(name.endswith(PARQUET) for name in files)
+    formats = _formats(targets, errors, options.output_format)
+    parquet = PARQUET in formats.values()
     if parquet and options.bodies:
         raise UsageError("--format body can't be Parquet, which has columns of its own")
     if options.columns is not None and not (parquet or options.with_input):
@@ -57,18 +60,24 @@ def open_sink(targets: Sequence[str], errors: str | None, spool: Path, options: 
     fields = fields_of(options.parsed) if options.parsed is not None else None
 
     @cache
-    def form(kind: Any) -> Format:
+    def form(kind: str) -> Format:
         if kind == PARQUET:
             from xbatch.sinks.parquet import ParquetFormat
 
-            return ParquetFormat(options.carried or (), options.columns, fields, options.max_file_bytes)
-        return JsonlFormat(kind, tuple(_additions(options, fields)))
-
-    def format_of(name: str) -> Format:
-        return form(PARQUET if name.endswith(PARQUET) else codec_of(name))
+            carried, limit, reasoning = options.carried or (), options.max_file_bytes, options.reasoning
+            return ParquetFormat(carried, options.columns, fields, limit, reasoning=reasoning)
+        return JsonlFormat(CODECS[kind], tuple(_additions(options, fields)))
 
     carried = options.carried if parquet or options.with_input else None
-    return FileSink(targets, errors, spool, format_of, carried, options.max_file_bytes)
+    return FileSink(targets, errors, spool, lambda name: form(formats[name]), carried, options.max_file_bytes)
+
+
+def _formats(targets: Sequence[str], errors: str | None, given: str | None) -> dict[str, str]:
+    """Return the format of each output file. Raises UsageError."""
+    formats = {name: format_of(name, given, "-o") for name in targets}
+    if wrong := [name for name, told in formats.items() if given not in (None, told)]:
+        raise UsageError(f"--output-format {given} doesn't fit {wrong[0]}, whose name tells its format")
+    return formats | ({errors: format_of(errors, given, "--errors")} if errors else {})
 
 
 def _additions(options: SinkOptions, fields: list[Field] | None) -> list[Additions]:

@@ -10,6 +10,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from xbatch import storage
+from xbatch.display import counted
 from xbatch.errors import StorageError, UsageError
 from xbatch.sinks.answers import Answer, read_answer
 from xbatch.sinks.blocks import Block
@@ -35,6 +36,8 @@ ANSWERS = pa.schema(
     ]
 )
 """The columns that every output has, by the names of `Answer`."""
+REASONING = pa.field("reasoning", pa.string())
+"""Comes behind `text` where the model's reasoning is told from its answers."""
 PARSE_ERROR = "parse_error"
 
 _TYPES = {"string": pa.string(), "integer": pa.int64(), "number": pa.float64(), "boolean": pa.bool_()}
@@ -59,7 +62,7 @@ class ParquetFormat:
 
     After `ANSWERS` come the fields of parsed answers with `parse_error`, then the columns that `carried` has, in the
     order in which the inputs first name them. A name that is taken gets `_parsed` or `_input` behind it. `columns`
-    are the names to be written, without it all of them.
+    are the names to be written, without it all of them; with `reasoning` there is a column for it.
     """
 
     def __init__(
@@ -68,7 +71,10 @@ class ParquetFormat:
         columns: Sequence[str] | None = None,
         parsed: list[Field] | None = None,
         max_file_bytes: int | None = None,
+        *,
+        reasoning: bool = False,
     ) -> None:
+        self._reasoning = reasoning
         self._sources = carried
         self._columns = columns
         self._fields = parsed
@@ -88,7 +94,10 @@ class ParquetFormat:
 
     @cached_property
     def _layout(self) -> _Layout:
-        columns: dict[str, Any] = {field.name: field for field in ANSWERS}
+        answers = list(ANSWERS)
+        if self._reasoning:
+            answers.insert(ANSWERS.get_field_index("text") + 1, REASONING)
+        columns: dict[str, Any] = {field.name: field for field in answers}
         parsed, carried, notes = {}, {}, []
         for field in self._fields or []:
             name = _free(field.name, {*columns, PARSE_ERROR}, "_parsed")
@@ -159,7 +168,7 @@ class ParquetWriter:
         storage.sync_file(self._file)
         self._file.close()
         if (found := pq.read_metadata(self._path).num_rows) != self.rows:
-            raise StorageError(f"{self._path} holds {found:,} rows instead of {self.rows:,}")
+            raise StorageError(f"{self._path} holds {counted(found, 'row')} instead of {self.rows:,}")
 
     def abandon(self) -> None:
         """Close it unfinished."""
@@ -179,7 +188,7 @@ def input_fields(block: Block, columns: Sequence[str] | None) -> list[bytes]:
     if block.carried is None:
         return [b""] * len(block.rows)
     wanted = [name for name in block.carried.schema.names if columns is None or name in columns]
-    values = [json_values(block.carried.column(name), drop_nulls=False) for name in wanted]
+    values = [json_values(block.carried.column(name), drop_nulls=False, only_carried=True) for name in wanted]
     rows = zip(*values, strict=True) if values else ((),) * len(block.rows)
     return [b',"input":' + msgspec.json.encode(dict(zip(wanted, row, strict=True))) for row in rows]
 

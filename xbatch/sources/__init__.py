@@ -1,6 +1,6 @@
 """Where rows come from."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Protocol
 
 from xbatch.rows.row import Row
@@ -29,6 +29,10 @@ class Source(Protocol):
 
     For Parquet in a store, of whose bytes a scan reads some only: BLAKE2b of size, version and footer.
     """
+
+    @property
+    def notes(self) -> Sequence[str]:
+        """Sentences that the user should see; known after `check`."""
 
     @property
     def carried_schema(self) -> "pa.Schema | None":

@@ -7,6 +7,7 @@ from io import BytesIO
 from typing import TYPE_CHECKING, BinaryIO
 
 from xbatch import storage
+from xbatch.display import counted
 from xbatch.errors import StorageError, UsageError
 from xbatch.rows.row import Row
 from xbatch.rows.shard import Shard
@@ -38,6 +39,7 @@ class JsonlSource:
     """
 
     carried_schema = None
+    notes: tuple[str, ...] = ()
 
     def __init__(
         self,
@@ -100,7 +102,8 @@ class JsonlSource:
                     yield self._row(index, line)
                     index += 1
             except Damaged as e:
-                fine = f"the {lines.offset:,} bytes of text before that, {index - first_row:,} rows, can be read"
+                before = f"{counted(lines.offset, 'byte')} of text before that, {counted(index - first_row, 'row')}"
+                fine = f"the {before}, can be read"
                 raise UsageError(f"{self.shown_as} is damaged: {e}; {fine}") from e
         if self._digests:
             self.digest = hashed.hexdigest()
@@ -118,7 +121,7 @@ class JsonlSource:
                     num_bytes += line.num_bytes
                     if index == end - 1 and num_bytes != shard.num_bytes:
                         break
-                    yield self._row(index, line, shard.repeats.get(index))
+                    yield self._row(index, line, shard.repeats.get(index), shard.fallback_ids.get(index))
                     index += 1
                     if index == end:
                         self._kept.put(lines)
@@ -156,8 +159,9 @@ class JsonlSource:
             if not line.blank and not cut_off:
                 yield self._row(index, line)
 
-    def _row(self, index: int, line: Line, first_use: str | None = None) -> Row:
-        return Row(index, self._within, line.number, line.offset, line.data, line.num_bytes, line.too_long, first_use)
+    def _row(self, index: int, line: Line, first_use: str | None = None, fallback_id: str | None = None) -> Row:
+        number, offset, data, num_bytes = line.number, line.offset, line.data, line.num_bytes
+        return Row(index, self._within, number, offset, data, num_bytes, line.too_long, first_use, fallback_id)
 
     def _open(self, seen: Callable[[bytes], object] | None = None) -> Lines:
         return Lines(decompressed(storage.open_read(self.uri), seen), self._max_line_bytes)

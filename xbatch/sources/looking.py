@@ -11,8 +11,9 @@ def reading(shown_as: str) -> Iterator[None]:
     """Turn what keeps an input from being opened into UsageError."""
     try:
         yield
-    except FileNotFoundError:
-        raise UsageError(f"{shown_as} does not exist") from None
+    except FileNotFoundError as e:
+        gone = e.strerror or ""  # a server may say more
+        raise UsageError(f"{shown_as} {gone if 'does not exist' in gone else 'does not exist'}") from None
     except IsADirectoryError:
         raise UsageError(f"{shown_as} is a folder") from None
     except OSError as e:

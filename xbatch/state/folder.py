@@ -20,6 +20,9 @@ from xbatch.rows.shard import Shard
 FORMAT = 2
 _PLAN = "plan.jsonl.zst"
 _CLEARING = "clearing.json"
+_OUTPUTS = "outputs.json"
+_BEFORE_LEASE = ("lock-", "lease", "workers")
+"""What a run that was killed early may have left."""
 
 
 class JobFile(msgspec.Struct, frozen=True):
@@ -69,12 +72,12 @@ class StateFolder:
     """The place beside the output in which everything about a job lies.
 
     `store` holds what makes the job, `path` what belongs to this machine: logs, spool, the engine's log. Where the
-    state is local both are the same folder. Layout: `job.json`, `accept/`, `plan.jsonl.zst`, `lease/`, `workers/`,
-    `wal/`, `seg/`, `done/`, `retry/`, `report.json`; `vllm.log`, `lock-<host>`.
+    state is local both are the same folder. Layout: `job.json`, `accept/`, `outputs.json`, `plan.jsonl.zst`, `lease/`,
+    `workers/`, `wal/`, `seg/`, `done/`, `retry/`, `report.json`; `vllm.log`, `lock-<host>`.
     """
 
     def __init__(self, uri: str) -> None:
-        self.uri = uri
+        self.uri = storage.masked(uri)
         try:
             self.store = storage.open_store(uri)
         except StorageError as e:
@@ -84,15 +87,23 @@ class StateFolder:
         self.engine_log = self.path / "vllm.log"
 
     def check(self) -> None:
-        """Find out whether this machine's part could be written, leaving nothing behind.
+        """Find out whether a state could lie here, leaving nothing behind.
 
-        Raises UsageError, or StorageError if it is the disk.
+        Raises UsageError, also if files lie here that are no state, and StorageError if it is the disk.
         """
+        if others := self._others():
+            raise UsageError(f"{self.uri} holds {others[0]} and no state of a job: give an empty folder by --state")
         try:
             storage.check_writable(self.path / "lock")
         except OSError as e:
             kind = StorageError if storage.is_disk_trouble(e) else UsageError
             raise kind(f"the state folder {self.path} can't be written: {e.strerror or e}") from e
+
+    def _others(self) -> list[str]:
+        """Return names of what lies here if no job has ever come so far as to take a lease."""
+        if self.store.names("lease") or self.begun or self.clearing:
+            return []
+        return [name for name in self.store.names("") if not name.startswith(_BEFORE_LEASE)]
 
     @property
     def exists(self) -> bool:
@@ -104,9 +115,19 @@ class StateFolder:
             return False
         if self.begun:
             return True
-        if self.store.get(_PLAN) is not None or self.store.names("seg"):
+        if self.used:
             raise StorageError(f"{self.uri}/job.json is missing: begin anew by --restart")
         return False
+
+    @property
+    def used(self) -> bool:
+        """A job has begun here, whatever is left of it."""
+        return self.begun or self.store.get(_PLAN) is not None or bool(self.store.names("seg"))
+
+    @property
+    def untouched(self) -> bool:
+        """No run has made anything here, neither on this machine nor in the store."""
+        return not self.path.exists() and not self.begun and self.own_outputs() is None
 
     @property
     def begun(self) -> bool:
@@ -136,6 +157,26 @@ class StateFolder:
             self.store.delete_folder(name)
         self.store.delete("job.json")
         self.store.delete(_CLEARING)
+
+    def forget(self) -> None:
+        """Throw away the job that has begun here, and which output files are its own."""
+        self.clear()
+        self.store.delete(_OUTPUTS)
+
+    def own_outputs(self) -> frozenset[str] | None:
+        """Return the places of the output files that jobs here have written; None if no such list was begun.
+
+        Raises StorageError.
+        """
+        if self.store.get(_OUTPUTS) is None:
+            return None
+        places: list[str] = self._read(_OUTPUTS, list[str])
+        return frozenset(places)
+
+    def note_outputs(self, places: Iterable[str]) -> None:
+        """Keep the places of output files that are this job's own; a job that begins anew here inherits them."""
+        self.store.put(_OUTPUTS, _pretty(sorted(places)))
+        crash.here("outputs-noted")
 
     def create(self, identity: dict[str, Any]) -> JobFile:
         """Begin a job; if one has begun already, return that one."""
@@ -248,5 +289,10 @@ def _now() -> str:
 
 
 def _local_folder(uri: str) -> Path:
-    """A folder of this machine for a state that lies elsewhere."""
-    return own_home() / hashlib.blake2b(uri.encode(), digest_size=10).hexdigest()
+    """Return the folder of this machine for a state that lies elsewhere; a changed password changes nothing."""
+
+    def folder(name: str) -> Path:
+        return own_home() / hashlib.blake2b(name.encode(), digest_size=10).hexdigest()
+
+    # Jobs that began before passwords were left out have a log there.
+    return before if (before := folder(uri)).is_dir() else folder(storage.without_secrets(uri))

@@ -13,10 +13,12 @@ from xbatch.errors import StorageError, XbatchError
 from xbatch.rows.shard import Shard
 from xbatch.state import segments
 from xbatch.state.layer import Layer
+from xbatch.state.reasons import Reasons
 from xbatch.state.records import Counts, Record
 from xbatch.state.segments import Settled
 from xbatch.state.shard_log import ShardLog, Strikes
 from xbatch.state.wal import Submission
+from xbatch.threads import Thread
 
 SYNC_S = 0.5
 """A power cut costs at most the outcomes of this time."""
@@ -32,7 +34,8 @@ class Journal:
     logs to the disk every SYNC_S, another seals them into segments: when a shard is covered, or when they hold
     COMMIT_BYTES or rows that are `commit_s` old. So the run loop never waits for a disk or a store.
 
-    `targets` names the rows of each shard that are to be settled, by the shard's id; without it they are all.
+    `targets` names the rows of each shard that are to be settled, by the shard's id; without it they are all. `kept`
+    tells why other rows of a shard failed in earlier passes, for its done marker.
     `fence` is called after every segment, and raises if another process has taken the job over. `alarm` is called from
     another thread when something goes wrong there; `append` and `close` raise it.
     """
@@ -42,6 +45,7 @@ class Journal:
         layer: Layer,
         *,
         targets: Mapping[int, frozenset[int]] | None = None,
+        kept: Callable[[Shard], Reasons] = lambda _: Reasons(),
         commit_s: float = COMMIT_S,
         fence: Callable[[], None] = lambda: None,
         alarm: Callable[[XbatchError], None] = lambda _: None,
@@ -49,6 +53,7 @@ class Journal:
         self.counts = Counts()
         self._layer = layer
         self._targets = targets
+        self._kept = kept
         self._commit_s = commit_s
         self._fence = fence
         self._alarm = alarm
@@ -59,7 +64,7 @@ class Journal:
         self._trouble: XbatchError | None = None
         self._appended_bytes = self._sealed_bytes = 0
         self._threads = [
-            threading.Thread(target=self._guarded, args=(work,), name=f"journal-{name}", daemon=True)
+            Thread(target=self._guarded, args=(work,), name=f"journal-{name}", daemon=True)
             for name, work in (("sync", self._sync), ("seal", self._seal))
         ]
         for thread in self._threads:
@@ -81,7 +86,7 @@ class Journal:
                 for path in logs.get(shard.name, ()):
                     path.unlink(missing_ok=True)
             elif shard.name in begun or shard.name in logs:
-                log = ShardLog(self._layer, shard, self._rows(shard))
+                log = ShardLog(self._layer, shard, self._rows(shard), self._kept)
                 self.counts.add(log.recover(logs.get(shard.name, ())))
                 self._appended_bytes += log.unsealed_bytes
                 self._open[shard.id] = log
@@ -183,7 +188,7 @@ class Journal:
 
     def _log(self, shard: Shard) -> ShardLog:
         if (log := self._open.get(shard.id)) is None:
-            log = self._open[shard.id] = ShardLog(self._layer, shard, self._rows(shard))
+            log = self._open[shard.id] = ShardLog(self._layer, shard, self._rows(shard), self._kept)
         return log
 
     def _remove_empty_folders(self) -> None:

@@ -1,6 +1,5 @@
 """Where one pass over a job's rows keeps what it has settled."""
 
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -9,8 +8,10 @@ import msgspec
 from xbatch.errors import StorageError
 from xbatch.rows.shard import Shard
 from xbatch.state import segments
+from xbatch.state.reasons import Reasons
 from xbatch.state.records import Counts
 from xbatch.storage import Store
+from xbatch.threads import Executor
 
 
 class Done(msgspec.Struct, frozen=True):
@@ -19,6 +20,8 @@ class Done(msgspec.Struct, frozen=True):
     job: str
     segments: int
     counts: Counts
+    reasons: Reasons | None = None
+    """Why rows of the shard failed, as it stands after this pass; None in markers of earlier versions."""
 
 
 _READERS = 16
@@ -69,6 +72,6 @@ class Layer:
         """The done markers that there are, by the id of their shard. Raises StorageError if one is damaged."""
         names = set(self.store.names(f"{self.prefix}done"))
         marked = [shard for shard in shards if f"{shard.name}.json" in names]
-        with ThreadPoolExecutor(_READERS) as pool:
+        with Executor(_READERS) as pool:
             found = zip(marked, pool.map(self.read_done, marked), strict=True)
             return {shard.id: marker for shard, marker in found if marker is not None}

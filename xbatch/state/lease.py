@@ -22,6 +22,7 @@ import msgspec
 from xbatch import crash, storage
 from xbatch.errors import Interrupted, StorageError
 from xbatch.storage import Store
+from xbatch.threads import Thread
 
 TERM_S = 60.0
 """After so long without a heartbeat another machine may take a job over."""
@@ -90,7 +91,7 @@ class Lease:
         self._beats = 0
         self._lock_fd: int | None = None
         self._ended = threading.Event()
-        self._thread = threading.Thread(target=self._live, name="lease", daemon=True)
+        self._thread = Thread(target=self._live, name="lease", daemon=True)
 
     def claim(self) -> None:
         """Take the job, at once if its last holder is known to be dead.
@@ -133,7 +134,7 @@ class Lease:
         """Let others take the job at once; `forget` if nothing was begun and nobody need know."""
         if self.epoch and not self._ended.is_set():
             self._ended.set()
-            farewell = threading.Thread(target=self._farewell, args=[forget], daemon=True)
+            farewell = Thread(target=self._farewell, args=[forget], daemon=True)
             farewell.start()
             farewell.join(_FAREWELL_S)
             self._unlock()

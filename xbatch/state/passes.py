@@ -9,11 +9,14 @@ from xbatch.rows.shard import Shard
 from xbatch.state.folder import StateFolder, round_prefix
 from xbatch.state.journal import Journal
 from xbatch.state.layer import Layer
+from xbatch.state.reasons import Reasons, reasons_of
 from xbatch.state.records import Counts, Kind
 from xbatch.state.segments import Settled
 
 Targets: TypeAlias = Mapping[int, frozenset[int]]
 """Rows to settle, by the id of their shard."""
+Kept: TypeAlias = Callable[[Shard], Reasons]
+"""Tells why those rows of a shard failed that a pass does not run again."""
 
 
 class Passes:
@@ -23,11 +26,11 @@ class Passes:
     """
 
     def __init__(
-        self, shards: list[Shard], open_journal: Callable[[list[Shard], int, Targets | None], Journal]
+        self, shards: list[Shard], open_journal: Callable[[list[Shard], int, Targets | None, Kept], Journal]
     ) -> None:
         self.shards = shards
         self._open_journal = open_journal
-        self._journals = [open_journal(shards, 0, None)]
+        self._journals = [open_journal(shards, 0, None, lambda _: Reasons())]
         self._targets: list[Targets] = []
         self._retryable: list[int] = []
 
@@ -76,14 +79,26 @@ class Passes:
 
     def begin(self, targets: Targets, retryable: int) -> None:
         """Open the next pass, over rows of which so many could be tried again."""
+        earlier = len(self._journals)
+
+        def kept(shard: Shard) -> Reasons:
+            again = targets[shard.id]
+            return reasons_of(row for row in self._rows(shard, earlier) if row.row not in again)
+
         self._targets.append(targets)
         self._retryable.append(retryable)
-        self._journals.append(self._open_journal(self.shards, len(self._journals), targets))
+        self._journals.append(self._open_journal(self.shards, earlier, targets, kept))
 
     def rows(self, shard: Shard) -> Iterator[Settled]:
         """Every row of a shard in order, each with its last response."""
+        return self._rows(shard, len(self._journals))
+
+    def _rows(self, shard: Shard, passes: int) -> Iterator[Settled]:
+        """Return every row of a shard in order, as it stood after the first `passes` passes."""
         again = [
-            journal for journal, targets in zip(self._journals[1:], self._targets, strict=True) if shard.id in targets
+            journal
+            for journal, targets in zip(self._journals[1:passes], self._targets[: passes - 1], strict=True)
+            if shard.id in targets
         ]
         rows = self._journals[0].rows(shard)
         if not again:
@@ -144,11 +159,11 @@ class JournalMaker:
     alarm: Callable[[XbatchError], None]
     opened: Callable[[Journal], None]
 
-    def __call__(self, shards: list[Shard], number: int, targets: Targets | None) -> Journal:
+    def __call__(self, shards: list[Shard], number: int, targets: Targets | None, kept: Kept) -> Journal:
         """Open the journal of one pass."""
         prefix = round_prefix(number)
         layer = Layer(self.folder.store, self.folder.path / prefix, prefix, self.job, self.epoch)
-        journal = Journal(layer, targets=targets, commit_s=self.commit_s, fence=self.fence, alarm=self.alarm)
+        journal = Journal(layer, targets=targets, kept=kept, commit_s=self.commit_s, fence=self.fence, alarm=self.alarm)
         journal.resume(shards)
         self.opened(journal)
         return journal

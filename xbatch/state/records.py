@@ -24,13 +24,16 @@ class Record:
     usage: Usage
     line: bytes
     """The response, one line of JSON without its end."""
+    input_line: int = 0
+    """Number of a failed row's line in its input, from 1; 0 for a completed row, and where it is not known."""
 
     @classmethod
-    def of(cls, index: int, outcome: Outcome, line: bytes) -> "Record":
+    def of(cls, index: int, outcome: Outcome, line: bytes, input_line: int = 0) -> "Record":
         """Make the record of an outcome and the response line made from it."""
         if isinstance(outcome, Completion):
             return cls(index, Kind.COMPLETED, outcome.usage, line)
-        return cls(index, Kind.RETRYABLE if outcome.retryable else Kind.FAILED, Usage(), line)
+        kind = Kind.RETRYABLE if outcome.retryable else Kind.FAILED
+        return cls(index, kind, Usage(0, 0), line, input_line)
 
 
 @dataclass(slots=True)

@@ -3,7 +3,7 @@
 import os
 import threading
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from contextlib import suppress
 from pathlib import Path
 from typing import NamedTuple
@@ -14,6 +14,7 @@ from xbatch import crash, storage
 from xbatch.rows.shard import Shard
 from xbatch.state import segments, wal
 from xbatch.state.layer import Done, Layer
+from xbatch.state.reasons import Reasons, reasons_of
 from xbatch.state.records import Counts, Record
 from xbatch.state.wal import Submission, Tally
 
@@ -31,13 +32,18 @@ class Strikes(NamedTuple):
 class ShardLog:
     """A shard of which some rows are settled and not all are sealed.
 
-    `submit` and `append` belong to the run loop's thread, `sync` and `seal` to others.
+    `submit` and `append` belong to the run loop's thread, `sync` and `seal` to others. `kept` tells why rows of the
+    shard failed that are not settled anew here.
     """
 
-    def __init__(self, layer: Layer, shard: Shard, rows: int) -> None:
+    def __init__(
+        self, layer: Layer, shard: Shard, rows: int, kept: Callable[[Shard], Reasons] = lambda _: Reasons()
+    ) -> None:
         self.shard = shard
         self.counts = Counts()
         """Of the sealed rows."""
+        self._reasons = Reasons()
+        self._kept = kept
         self.unsealed_bytes = 0
         self.unsealed_since_s: float | None = None
         self._layer = layer
@@ -162,6 +168,8 @@ class ShardLog:
             crash.here("segment-published")
             self._segments += 1
             self.counts.add(counts)
+            for record in part.values():
+                self._reasons.take(record.index, record.kind, record.line, record.input_line)
             self._sealed |= part.keys()
         for path in logs:
             path.unlink(missing_ok=True)
@@ -230,6 +238,8 @@ class ShardLog:
             if found.header.job != self._layer.job:
                 continue  # a process that had lost its lease before the job was begun anew
             self.counts.add(found.header.counts)
+            if found.header.counts.failed:
+                self._reasons.add(reasons_of(found.rows()))
             indexes = set(found.indexes())
             with self._lock:
                 self._sealed |= indexes
@@ -238,7 +248,9 @@ class ShardLog:
     def _mark_done(self) -> None:
         crash.here("shard-covered")
         layer, key = self._layer, self._layer.done(self.shard)
-        data = msgspec.json.encode(Done(layer.job, self._segments, self.counts))
+        reasons = self._kept(self.shard)
+        reasons.add(self._reasons)
+        data = msgspec.json.encode(Done(layer.job, self._segments, self.counts, reasons))
         if not layer.store.put_if_absent(key, data) and layer.read_done(self.shard) is None:
             layer.store.put(key, data)
         crash.here("done-written")

@@ -7,12 +7,10 @@ from dataclasses import replace
 from typing import Any
 
 from xbatch.rows.shard import Shard
-from xbatch.state.folder import RoundFile, StateFolder, round_prefix
-from xbatch.state.journal import old_logs
-from xbatch.state.layer import Layer
+from xbatch.state.failures import PassState, count_reasons
+from xbatch.state.folder import JobFile, RoundFile, StateFolder
 from xbatch.state.lease import TERM_S, Heartbeat, newest, read_heartbeat, this_host
 from xbatch.state.records import Counts
-from xbatch.state.shard_log import ShardLog
 
 
 def look(folder: StateFolder) -> dict[str, Any]:
@@ -23,11 +21,12 @@ def look(folder: StateFolder) -> dict[str, Any]:
     job, plan, report = folder.job(), folder.plan(), folder.report()
     shards = plan.shards if plan else []
     rounds = folder.rounds()
-    done, opened = _counted(folder, job.job, shards, 0)
+    passes = [PassState(folder, job.job, shards, number) for number in range(len(rounds) + 1)]
+    done, opened = passes[0].done_counts, passes[0].open_counts
     counts = replace(done)
     counts.add(opened)
-    for number, begun in enumerate(rounds, 1):
-        counts = _tried_again(counts, begun, *_counted(folder, job.job, shards, number))
+    for begun, again in zip(rounds, passes[1:], strict=True):
+        counts = _tried_again(counts, begun, again.done_counts, again.open_counts)
     workers = list(_workers(folder))
     alive = any(worker["alive"] for worker in workers)
     rows_per_s = sum(worker["progress"].get("rows_per_s") or 0 for worker in workers if worker["alive"])
@@ -45,6 +44,7 @@ def look(folder: StateFolder) -> dict[str, Any]:
             "failed": counts.failed,
             "retryable": counts.retryable,
         },
+        **_failures(job, passes, shards, report),
         "usage": {"prompt_tokens": counts.prompt_tokens, "completion_tokens": counts.completion_tokens},
         "shards": {"total": len(shards), "done": len(folder.store.names("done"))},
         "open_rows": opened.total,
@@ -56,18 +56,13 @@ def look(folder: StateFolder) -> dict[str, Any]:
     }
 
 
-def _counted(folder: StateFolder, job: str, shards: list[Shard], number: int) -> tuple[Counts, Counts]:
-    """Counts of one pass over the rows: of its finished shards, and of the open ones."""
-    prefix, done, opened = round_prefix(number), Counts(), Counts()
-    layer = Layer(folder.store, folder.path / prefix, prefix, job, 0)
-    begun = set(folder.store.names(f"{prefix}seg"))
-    logs, markers = old_logs(layer.folder), layer.done_markers(shards)
-    for shard in shards:
-        if (marker := markers.get(shard.id)) is not None:
-            done.add(marker.counts)
-        elif shard.name in begun or shard.name in logs:
-            opened.add(ShardLog(layer, shard, shard.rows).recover(logs.get(shard.name, ())))
-    return done, opened
+def _failures(
+    job: JobFile, passes: list[PassState], shards: list[Shard], report: dict[str, Any] | None
+) -> dict[str, Any]:
+    """Tell why rows failed: from the report, if it says so, else from what each pass has settled."""
+    if report and "failures" in report:
+        return {name: report[name] for name in ("failures", "other_failures")}
+    return count_reasons(passes, shards).told(shards, [each["uri"] for each in job.identity["inputs"]])
 
 
 def _tried_again(counts: Counts, begun: RoundFile, done: Counts, opened: Counts) -> Counts:

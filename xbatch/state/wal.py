@@ -5,6 +5,7 @@ A log is written by one process, belongs to one shard, and is a sequence of fram
 log of another job is never taken for this one's. Then, each with a letter in front:
 
 - `C`, a settled row: `index u64 | kind u8 | prompt tokens u32 | completion tokens u32 | line`;
+- with 16 added to its kind, a failed row whose line in the input is known: that line's number as u64 precedes `line`;
 - `S`, rows that were submitted to an engine: `index u64 | alone u8` for each. Rows that were submitted and not settled
   were in flight when the process died: who is among them time and again is suspected of killing the engine;
 - `T`, what holds of such rows in place of all that was said before: `index u64 | times u32 | alone u32` for each.
@@ -25,6 +26,9 @@ from xbatch.state.records import Kind, Record
 
 _FRAME = struct.Struct("<2sII")
 _RECORD = struct.Struct("<QBII")
+_INPUT_LINE = struct.Struct("<Q")
+_WITH_LINE = 16
+"""Added to the kind of a row whose line in the input is kept."""
 _SUBMISSION = struct.Struct("<QB")
 _TALLY = struct.Struct("<QII")
 _MAGIC = b"XW"
@@ -81,9 +85,7 @@ def read(path: Path, header: dict[str, str]) -> Iterator[Entry]:
         return
     for payload in frames:
         if payload.startswith(b"C"):
-            index, kind, prompt_tokens, completion_tokens = _RECORD.unpack_from(payload, 1)
-            line = payload[1 + _RECORD.size :]
-            yield Record(index, Kind(kind), Usage(prompt_tokens, completion_tokens), line)
+            yield _record(payload)
         elif payload.startswith(b"T"):
             yield from map(Tally._make, _TALLY.iter_unpack(payload[1:]))
         else:
@@ -92,9 +94,22 @@ def read(path: Path, header: dict[str, str]) -> Iterator[Entry]:
 
 
 def _settled(record: Record) -> bytes:
-    usage = record.usage
-    head = _RECORD.pack(record.index, record.kind, usage.prompt_tokens, usage.completion_tokens)
-    return _frame(b"C" + head + record.line)
+    usage, kind, place = record.usage, int(record.kind), b""
+    if record.input_line:
+        kind, place = kind + _WITH_LINE, _INPUT_LINE.pack(record.input_line)
+    head = _RECORD.pack(record.index, kind, usage.prompt_tokens, usage.completion_tokens)
+    return _frame(b"C" + head + place + record.line)
+
+
+def _record(payload: bytes) -> Record:
+    """Read a settled row from a frame's payload."""
+    index, kind, prompt_tokens, completion_tokens = _RECORD.unpack_from(payload, 1)
+    start, input_line = 1 + _RECORD.size, 0
+    if kind >= _WITH_LINE:
+        kind -= _WITH_LINE
+        (input_line,) = _INPUT_LINE.unpack_from(payload, start)
+        start += _INPUT_LINE.size
+    return Record(index, Kind(kind), Usage(prompt_tokens, completion_tokens), payload[start:], input_line)
 
 
 def _frame(payload: bytes) -> bytes:

@@ -1,6 +1,7 @@
 """Where bytes lie: the only part that knows fsspec, and the only one that publishes."""
 
-from xbatch.storage.filesystems import protocol_of, same_place, set_options
+from xbatch.masking import MASK, masked, masked_all, replace_secrets, without_secrets
+from xbatch.storage.filesystems import parse_options, protocol_of, same_place
 from xbatch.storage.finding import expand, file_key, files_below, glob_root, is_folder
 from xbatch.storage.local import (
     check_writable,
@@ -19,6 +20,7 @@ from xbatch.storage.opening import is_exclusive, open_store
 from xbatch.storage.pipes import is_special, spool_special, spool_stdin
 from xbatch.storage.publishing import (
     check_uri_writable,
+    existing,
     exists,
     names_beside,
     publish_to,
@@ -27,7 +29,6 @@ from xbatch.storage.publishing import (
 )
 from xbatch.storage.reading import (
     READ_BUFFER_BYTES,
-    Stat,
     content_stat,
     open_read,
     size_of,
@@ -35,25 +36,32 @@ from xbatch.storage.reading import (
     stat,
 )
 from xbatch.storage.remote import FsspecStore
-from xbatch.storage.retrying import set_retry_budget
+from xbatch.storage.remote_reader import Stat
+from xbatch.storage.settings import StorageSettings, current_settings, own_context, use_settings, using
 from xbatch.storage.store import MAX_BODY_BYTES, Store
+from xbatch.storage.streams import is_descriptor, open_stream, stream_of
 
 __all__ = [
+    "MASK",
     "MAX_BODY_BYTES",
     "READ_BUFFER_BYTES",
     "FsspecStore",
     "LocalStore",
     "Stat",
+    "StorageSettings",
     "Store",
     "as_text",
     "check_uri_writable",
     "check_writable",
     "content_stat",
+    "current_settings",
+    "existing",
     "exists",
     "expand",
     "file_key",
     "files_below",
     "glob_root",
+    "is_descriptor",
     "is_disk_trouble",
     "is_exclusive",
     "is_folder",
@@ -61,26 +69,34 @@ __all__ = [
     "is_special",
     "local_path",
     "make_folder",
+    "masked",
+    "masked_all",
     "names_beside",
     "open_read",
     "open_store",
+    "open_stream",
+    "own_context",
+    "parse_options",
     "protocol_of",
     "publish_file",
     "publish_to",
     "put",
     "put_if_absent",
     "remove",
+    "replace_secrets",
     "same_place",
-    "set_options",
-    "set_retry_budget",
     "shown_name",
     "size_of",
     "spool",
     "spool_special",
     "spool_stdin",
     "stat",
+    "stream_of",
     "sweep_beside",
     "sync_file",
     "sync_folder",
     "translated",
+    "use_settings",
+    "using",
+    "without_secrets",
 ]

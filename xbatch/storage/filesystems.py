@@ -1,6 +1,7 @@
 """From a URI to the file system that fsspec opens for it, with the options that the user has given."""
 
 import contextlib
+import copy
 import json
 import os
 from collections.abc import Iterator, Mapping
@@ -10,20 +11,24 @@ from fsspec.core import split_protocol, url_to_fs
 from fsspec.registry import available_protocols, get_filesystem_class
 
 from xbatch.errors import StorageError, UsageError
+from xbatch.masking import without_secrets
 from xbatch.storage.naming import as_text, is_local, local_path
+from xbatch.storage.settings import StorageSettings
 
 READ_ONLY = ("http", "https")
+LONGEST_SILENCE_S = 60.0
+"""An HTTP server from which nothing comes for so long is asked again."""
+SHORTEST_SILENCE_S = 5.0
+"""It has at least so long, however soon the waiting should end."""
 
 # Values under these names stay texts, whatever they look like.
 _TEXTS = {"key", "secret", "token", "password", "passphrase", "username", "account_key", "sas_token", "client_secret"}
 # These hand every option on to the library below, which does not know those of fsspec.
 _HANDS_ON = {"sftp", "ssh", "smb"}
 
-_options: dict[str, Any] = {}
 
-
-def set_options(given: Mapping[str, str]) -> None:
-    """Have every file system opened with these options from here on.
+def parse_options(given: Mapping[str, str]) -> dict[str, Any]:
+    """Return the options of the file systems from what the user has given.
 
     Dotted names nest: `client_kwargs.endpoint_url`. A name that begins with a protocol, as in `s3.anon`, is for file
     systems of that protocol only. Values are JSON where they can be, else texts. Raises UsageError.
@@ -39,26 +44,37 @@ def set_options(given: Mapping[str, str]) -> None:
         if not all([*folders, last]) or isinstance(inner.get(last), dict):
             raise UsageError(f"--storage-option {name}: not a name")
         inner[last] = _value(last, text)
-    _options.clear()
-    _options.update(options)
+    return options
 
 
-def open_fs(uri: str, *, fresh: bool) -> tuple[Any, str]:
-    """The file system of a URI and the path in it; a fresh one has read the credentials again.
+def open_fs(uri: str, settings: StorageSettings, *, fresh: bool) -> tuple[Any, str]:
+    """Return the file system of a URI and the path in it; a fresh one has read the credentials again.
 
     Its listings are never remembered. Raises StorageError if fsspec doesn't know it, or what it needs for it is not
     installed.
     """
     protocols = _protocols(uri)
-    options = {name: value for name, value in _options.items() if name not in _known() or name in protocols}
+    given, known = settings.options, _known()
+    # A file system may change what it is given.
+    options = {name: copy.deepcopy(given[name]) for name in given if name not in known or name in protocols}
     if not _HANDS_ON & set(protocols):
         options["use_listings_cache"] = False
     try:
+        if protocols[0] in READ_ONLY:
+            options["client_kwargs"] = {"timeout": _http_timeout(settings), **options.get("client_kwargs", {})}
         return cast("tuple[Any, str]", url_to_fs(uri, skip_instance_cache=fresh, **options))
     except ImportError as e:
         raise StorageError(f"{uri}: {e}; xbatch's extras s3, gcs, azure and sftp bring what those need") from e
     except ValueError as e:
         raise StorageError(f"{uri}: {e}") from e
+
+
+def _http_timeout(settings: StorageSettings) -> Any:
+    """Return how long an HTTP server may be silent; aiohttp would wait five minutes, however long it may be waited."""
+    from aiohttp import ClientTimeout
+
+    silent_s = min(LONGEST_SILENCE_S, max(SHORTEST_SILENCE_S, settings.budget_s))
+    return ClientTimeout(total=None, sock_connect=silent_s, sock_read=silent_s)
 
 
 @contextlib.contextmanager
@@ -80,16 +96,18 @@ def protocol_of(uri: str) -> str:
 
 
 def same_place(uri: str) -> str:
-    """A name that two URIs share if they name one place."""
+    """Return a name that two URIs share if they name one place, whoever has signed them."""
     if is_local(uri):
         # Path.resolve raises what is no OSError for links that lead round in a circle.
         return as_text(os.path.realpath(local_path(uri)))
+    uri = without_secrets(uri)
     with contextlib.suppress(ImportError, ValueError):
         found = get_filesystem_class(protocol_of(uri))
         kind = found.protocol if isinstance(found.protocol, str) else found.protocol[0]
         # With a host in the URI the path alone would not tell one server from another.
         path = uri.split("://", 1)[1] if found._get_kwargs_from_urls(uri) else found._strip_protocol(uri)  # noqa: SLF001
-        return f"{kind}://{str(path).strip('/')}"
+        path = str(path).strip("/")
+        return path if "://" in path else f"{kind}://{path}"
     return uri
 
 

@@ -4,6 +4,7 @@ import os
 import re
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
+from functools import partial
 from itertools import islice
 from os.path import commonprefix
 from pathlib import Path
@@ -14,7 +15,7 @@ from fsspec.utils import glob_translate
 from xbatch.storage.filesystems import READ_ONLY, protocol_of, same_place
 from xbatch.storage.naming import as_text, is_local, local_path
 from xbatch.storage.reading import ask
-from xbatch.storage.retrying import Trouble
+from xbatch.storage.trouble import Trouble, if_there
 
 _GLOB = "*?["
 _EVERY = "**"
@@ -231,11 +232,9 @@ def _matches(fs: Any, path: str, uri: str) -> list[str] | None:
 
 
 def _kind_of(fs: Any, path: str) -> str | None:
-    """Tell what lies at a path of a store; the file systems' own ways to ask take any trouble for a no."""
-    try:
-        return str(fs.info(path)["type"])
-    except (FileNotFoundError, NotADirectoryError):
-        return None
+    """Return what lies at a path of a store, None if nothing does. fs.exists() and fs.isdir() hide errors."""
+    found = if_there(lambda: fs.info(path))
+    return None if found is None else str(found["type"])
 
 
 def _is_hidden(name: str, root: str, pattern: list[str]) -> bool:
@@ -253,11 +252,7 @@ def _glob(fs: Any, pattern: str) -> dict[str, dict[str, Any]]:
     found: dict[str, dict[str, Any]] = {}
     folders = [(root, 1)]
     for folder, level in folders:
-        try:
-            listed = fs.ls(folder or fs.root_marker, detail=True)
-        except FileNotFoundError:
-            continue
-        for info in listed:
+        for info in if_there(partial(fs.ls, folder or fs.root_marker, detail=True)) or ():
             if info["type"] == "directory" and level < levels and info["name"].rstrip("/") != folder:
                 folders.append((info["name"].rstrip("/"), level + 1))
             elif matches(info["name"]):

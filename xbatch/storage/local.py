@@ -8,6 +8,7 @@ import ctypes
 import errno
 import os
 import shutil
+import stat
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -18,6 +19,7 @@ from xbatch import crash
 from xbatch.errors import StorageError
 from xbatch.storage.naming import is_temporary_of, temporary_name
 from xbatch.storage.reading import READ_BUFFER_BYTES
+from xbatch.storage.streams import kind_of
 
 _NO_LINKS = {errno.EPERM, errno.ENOTSUP, errno.ENOSYS, errno.EMLINK}
 _DISK_TROUBLE = {errno.ENOSPC, errno.EDQUOT, errno.EIO}
@@ -59,6 +61,7 @@ def put(path: Path, data: bytes) -> None:
 
     Whole or not at all, and durable when it returns.
     """
+    path = replaceable(path)
     make_folder(path.parent)
     with _temporary(path) as temporary:
         _build(temporary, data)
@@ -68,8 +71,32 @@ def put(path: Path, data: bytes) -> None:
     sync_folder(path.parent)
 
 
+def replaceable(path: Path) -> Path:
+    """Return the path at which a file takes the place of `path`: behind symbolic links, for those stay.
+
+    Raises StorageError if something lies there that is no regular file: pipes and devices are never replaced. Raises
+    OSError.
+    """
+    real = Path(os.path.realpath(path)) if path.is_symlink() else path
+    try:
+        mode = real.lstat().st_mode
+    except FileNotFoundError:
+        return real
+    if stat.S_ISDIR(mode):
+        raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(path))
+    if not stat.S_ISREG(mode):
+        raise StorageError(f"{path} is {kind_of(mode)}, which no file may replace")
+    return real
+
+
 def publish_file(source: Path, target: Path) -> None:
-    """Give a finished, synced file its final name, in place of what was there. Whole or not at all."""
+    """Give a finished, synced file its final name, in place of the regular file that was there.
+
+    Whole or not at all. A symbolic link stays, and the file behind it is replaced. Raises StorageError if what is there
+    is no regular file, and OSError.
+    """
+    target = replaceable(target)
+    make_folder(target.parent)
     try:
         os.replace(source, target)
     except OSError as e:
@@ -120,10 +147,9 @@ def is_disk_trouble(error: OSError) -> bool:
 def check_writable(target: Path) -> None:
     """Find out whether a file could be published at `target`, leaving nothing behind.
 
-    Raises OSError.
+    Raises StorageError if something lies there that is no regular file, and OSError.
     """
-    if target.is_dir():
-        raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(target))
+    target = replaceable(target)
     folder = target.parent
     missing: list[Path] = []
     while not folder.exists():
@@ -132,7 +158,7 @@ def check_writable(target: Path) -> None:
     made: list[Path] = []
     try:
         for path in reversed(missing):
-            path.mkdir(exist_ok=True)
+            path.mkdir(parents=True, exist_ok=True)  # another process that looks may have removed its own again
             made.append(path)
         with _temporary(target) as temporary:
             temporary.touch(exist_ok=False)
@@ -144,6 +170,7 @@ def check_writable(target: Path) -> None:
 
 def sweep_beside(target: Path, *, prefix: bool = False) -> None:
     """Remove what killed processes have left of files that were to be published at `target`, or begin with its name."""
+    target = Path(os.path.realpath(target)) if target.is_symlink() else target
     with suppress(FileNotFoundError):
         for path in target.parent.iterdir():
             if is_temporary_of(path.name, target.name, prefix=prefix):

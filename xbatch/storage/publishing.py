@@ -1,27 +1,31 @@
 """Finished files, given their final names wherever those lie."""
 
+import stat
+from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 
 from xbatch.errors import StorageError, StorageUnavailable, UsageError
 from xbatch.storage.filesystems import READ_ONLY, protocol_of
-from xbatch.storage.local import check_writable, is_disk_trouble, make_folder, publish_file, translated
+from xbatch.storage.local import check_writable, is_disk_trouble, publish_file, translated
 from xbatch.storage.local import sweep_beside as sweep_beside_path
 from xbatch.storage.naming import is_local, local_path
 from xbatch.storage.remote_file import RemoteFile
 
+_ASKED_ONE_BY_ONE = 16
+"""Files of a store's folder for which it is asked one by one; of more, it is asked what the folder holds."""
+
 
 def publish_to(uri: str, path: Path) -> None:
-    """Give a finished, synced file of this machine its final name, in place of what was there.
+    """Give a finished, synced file of this machine its final name, in place of the regular file that was there.
 
     Whole or not at all, and durable on return. The file at `path` may be gone afterwards. Raises StorageError.
     """
     if not is_local(uri):
         RemoteFile(uri).publish(path)
         return
-    target = local_path(uri)
     with translated(uri):
-        make_folder(target.parent)
-        publish_file(path, target)
+        publish_file(path, local_path(uri))
 
 
 def exists(uri: str) -> bool:
@@ -29,13 +33,31 @@ def exists(uri: str) -> bool:
     return local_path(uri).is_file() if is_local(uri) else RemoteFile(uri).exists
 
 
+def existing(uris: Sequence[str]) -> list[str]:
+    """Return those of some places at which there is a file, as far as this user may know. Raises StorageError."""
+    folders: dict[str, list[str]] = {}
+    for uri in uris:
+        folders.setdefault(uri[: uri.rfind("/") + 1], []).append(uri)
+    return [uri for folder, inside in folders.items() for uri in _existing_in(folder, inside)]
+
+
+def _existing_in(folder: str, uris: list[str]) -> list[str]:
+    if is_local(uris[0]):
+        return [uri for uri in uris if local_path(uri).is_file()]
+    if len(uris) > _ASKED_ONE_BY_ONE:
+        names = set(RemoteFile(uris[0]).names_beside(seen=True))
+        return [uri for uri in uris if uri[len(folder) :] in names]
+    return [uri for uri in uris if RemoteFile(uri).seen]
+
+
 def remove(uri: str) -> None:
-    """Remove a file, if it is there. Raises StorageError."""
+    """Remove a file, if there is a regular one. Raises StorageError."""
     if not is_local(uri):
         RemoteFile(uri).delete()
         return
-    with translated(uri):
-        local_path(uri).unlink(missing_ok=True)
+    with translated(uri), suppress(FileNotFoundError):
+        if stat.S_ISREG((path := local_path(uri)).stat().st_mode):
+            path.unlink()
 
 
 def names_beside(uri: str) -> list[str]:

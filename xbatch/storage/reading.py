@@ -1,35 +1,25 @@
 """Files that are read, wherever they lie."""
 
+import errno
 import hashlib
 import io
 import os
 import shutil
 from collections.abc import Callable
-from dataclasses import dataclass
+from http import HTTPStatus
 from pathlib import Path
 from typing import Any, BinaryIO, TypeVar, cast
 
-from xbatch.errors import StorageError
-from xbatch.storage.filesystems import connected, open_fs
+from xbatch.storage.filesystems import READ_ONLY, connected, open_fs, protocol_of
 from xbatch.storage.naming import is_local, local_path
-from xbatch.storage.retrying import Retrying, Trouble
+from xbatch.storage.remote_reader import RemoteReader, Stat, stat_of, why_refused
+from xbatch.storage.retrying import Retrying
+from xbatch.storage.settings import current_settings
+from xbatch.storage.trouble import Trouble, status_of, status_text
 
 T = TypeVar("T")
 
 READ_BUFFER_BYTES = 1 << 20
-REMOTE_BLOCK_BYTES = 8 << 20
-"""What is asked of a store at a time, and held for each file that is open."""
-
-_VERSIONS = ("ETag", "etag", "generation", "md5", "mtime", "Last-Modified", "last_modified", "created")
-
-
-@dataclass(frozen=True, slots=True)
-class Stat:
-    """What tells one version of a file from another."""
-
-    size_bytes: int
-    version: str
-    """ETag, generation or modification time: whatever the store has."""
 
 
 def stat(uri: str) -> Stat:
@@ -40,7 +30,7 @@ def stat(uri: str) -> Stat:
     if is_local(uri):
         found = local_path(uri).stat()
         return Stat(found.st_size, str(found.st_mtime_ns))
-    return _stat(*_known(uri, lambda fs, path: (uri, fs.info(path))))
+    return stat_of(*_known(uri, lambda fs, path: (uri, fs.info(path))))
 
 
 def size_of(uri: str) -> int | None:
@@ -64,7 +54,7 @@ def open_read(uri: str) -> BinaryIO:
     """
     if is_local(uri):
         return open(local_path(uri), "rb", buffering=READ_BUFFER_BYTES)
-    return cast("BinaryIO", io.BufferedReader(_RemoteReader(uri, stat(uri)), READ_BUFFER_BYTES))
+    return cast("BinaryIO", io.BufferedReader(RemoteReader(uri, stat(uri)), READ_BUFFER_BYTES))
 
 
 def spool(stream: BinaryIO, path: Path) -> str:
@@ -74,106 +64,42 @@ def spool(stream: BinaryIO, path: Path) -> str:
     return str(path)
 
 
-class _RemoteReader(io.RawIOBase):
-    """A remote file of one version; it is opened anew where it was when reading it has failed."""
-
-    def __init__(self, uri: str, version: Stat) -> None:
-        self._uri = uri
-        self._version = version
-        self._at = 0
-        self._fs: Any = None
-        self._file: Any = None
-        self._failed = False
-        self._retrying = Retrying(None, self._drop)
-
-    def readable(self) -> bool:
-        return True
-
-    def seekable(self) -> bool:
-        return True
-
-    def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
-        self._at = offset + {os.SEEK_SET: 0, os.SEEK_CUR: self._at, os.SEEK_END: self._version.size_bytes}[whence]
-        return self._at
-
-    def tell(self) -> int:
-        return self._at
-
-    def readinto(self, buffer: Any) -> int:
-        wanted = min(len(buffer), self._version.size_bytes - self._at)
-        if wanted <= 0:
-            return 0
-        data = self._retrying.call(self._uri, lambda: self._attempt(wanted), {})
-        buffer[: len(data)] = data
-        self._at += len(data)
-        return len(data)
-
-    def close(self) -> None:
-        self._drop()
-        super().close()
-
-    def _attempt(self, wanted: int) -> bytes:
-        if self._fs is None or self._failed:
-            self._fs, self._path = open_fs(self._uri, fresh=self._failed)
-        with connected(self._fs):
-            return self._read(wanted)
-
-    def _read(self, wanted: int) -> bytes:
-        try:
-            if self._file is None:
-                if _stat(self._uri, self._fs.info(self._path)) != self._version:
-                    raise StorageError(f"{self._uri} was changed while it was read")
-                self._file = self._fs.open(self._path, "rb", block_size=REMOTE_BLOCK_BYTES)
-                self._failed = False
-            if self._file.tell() != self._at:
-                self._file.seek(self._at)
-            data: bytes = self._file.read(wanted)
-        except BaseException:
-            self._failed = True
-            self._drop()
-            raise
-        if not data:
-            self._drop()
-            raise ConnectionError("the store has sent nothing")
-        return data
-
-    def _drop(self) -> None:
-        file, self._file = self._file, None
-        if file is not None:
-            file.close()
-
-
-def _stat(uri: str, info: dict[str, Any]) -> Stat:
-    if info.get("type") == "directory":
-        raise IsADirectoryError(f"{uri} is a folder")
-    if info.get("size") is None:
-        raise StorageError(f"{uri}: the server does not tell how large it is; load it down first")
-    version = next((info[name] for name in _VERSIONS if info.get(name)), "")
-    return Stat(int(info["size"]), str(version))
-
-
 def _known(uri: str, operation: Callable[[Any, str], T]) -> T:
-    """What is found out about a file that should be there, with the errors that a local one would raise."""
-    found = ask(uri, operation, {Trouble.ABSENT: FileNotFoundError, Trouble.REFUSED: PermissionError})
-    if isinstance(found, type):
-        raise found(f"{uri} {'does not exist' if found is FileNotFoundError else 'must not be read'}")
-    return cast("T", found)
+    """Return what is found out about a file that should be there, with the errors that a local one would raise."""
+    return cast("T", ask(uri, operation, {}, lambda kind, error: _refusal(uri, kind, error)))
 
 
-def ask(uri: str, operation: Callable[[Any, str], T], instead: dict[Trouble, Any] | None = None) -> Any:
+def _refusal(uri: str, kind: Trouble, error: BaseException) -> OSError | None:
+    """Return the error that a local file would raise, None if there is no such."""
+    if kind is Trouble.ABSENT:
+        gone = status_of(error) == HTTPStatus.GONE
+        text = f"does not exist ({status_text(HTTPStatus.GONE)})" if gone else os.strerror(errno.ENOENT)
+        return FileNotFoundError(errno.ENOENT, text, uri)
+    is_http_status = protocol_of(uri) in READ_ONLY and status_of(error) is not None
+    if kind is Trouble.REFUSED or (kind is Trouble.LASTING and is_http_status):
+        return PermissionError(errno.EACCES, why_refused(uri, error), uri)
+    return None
+
+
+def ask(
+    uri: str,
+    operation: Callable[[Any, str], T],
+    instead: dict[Trouble, Any] | None = None,
+    refusal: Callable[[Trouble, BaseException], OSError | None] = lambda _kind, _error: None,
+) -> Any:
     """Return what the store of a URI answers; `instead` holds what stands for some kinds of trouble.
 
-    Raises StorageError.
+    Raises what `refusal` makes of a trouble that does not pass, else StorageError.
     """
-    fresh = False
+    settings, fresh = current_settings(), False
 
     def renew() -> None:
         nonlocal fresh
         fresh = True
 
     def attempt() -> Any:
-        fs, path = open_fs(uri, fresh=fresh)
+        fs, path = open_fs(uri, settings, fresh=fresh)
         with connected(fs):
             return operation(fs, path)
 
-    return Retrying(None, renew).call(uri, attempt, instead or {})
+    return Retrying(settings, renew).call(uri, attempt, instead or {}, refusal)

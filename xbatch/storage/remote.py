@@ -2,7 +2,6 @@
 
 import threading
 from collections.abc import Callable, Iterator, Mapping
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from typing import Any, TypeVar
 
@@ -12,8 +11,11 @@ from fsspec.spec import AbstractFileSystem
 from xbatch.errors import StorageError
 from xbatch.storage.filesystems import connected, open_fs
 from xbatch.storage.naming import check_folder, check_key, is_temporary, temporary_name
-from xbatch.storage.retrying import Retrying, Trouble
+from xbatch.storage.retrying import Retrying
+from xbatch.storage.settings import StorageSettings, current_settings
 from xbatch.storage.store import check_body
+from xbatch.storage.trouble import Trouble, if_there
+from xbatch.threads import Executor
 
 T = TypeVar("T")
 D = TypeVar("D")
@@ -30,10 +32,11 @@ class FsspecStore:
 
     def __init__(self, uri: str, budget_s: float | None = None) -> None:
         self.uri = uri.rstrip("/")
-        self._retrying = Retrying(budget_s, self._connect)
+        self._settings = current_settings()
+        self._retrying = Retrying(self._settings, self._connect, budget_s)
         self._fs: Any
         self._root: str
-        self._retrying.call(self.uri, self._connect, {})
+        self._retrying.call(self.uri, self._connect, {}, asks=False)
         self._in_place = writes_in_place(self._fs)
         self.looks_first = self._in_place
         """To put if absent, it is looked first and put then: of two who do so at once both may succeed."""
@@ -83,7 +86,7 @@ class FsspecStore:
         found = self._call(folder, lambda: self._fs.find(path), {Trouble.ABSENT: nothing})
         keys = [key for each in found if (key := _below(path, each))]
         # Deleting many at once takes patterns for names, and a key may look like a pattern.
-        with ThreadPoolExecutor(_DELETERS) as deleters:
+        with Executor(_DELETERS) as deleters:
             list(deleters.map(self.delete, [f"{folder}/{key}" if folder else key for key in keys]))
 
     def _call(self, key: str, operation: Callable[[], T], instead: Mapping[Trouble, D]) -> T | D:
@@ -94,7 +97,7 @@ class FsspecStore:
         return self._retrying.call(self._place(key), attempt, instead)
 
     def _connect(self) -> None:
-        self._fs, root = connect(self.uri)
+        self._fs, root = connect(self.uri, self._settings)
         self._root = root.rstrip("/")
 
     def _read(self, path: str) -> Any:
@@ -114,12 +117,10 @@ class FsspecStore:
                 self.looks_first = True
             else:
                 return True
-        try:
-            self._fs.info(path)
-        except FileNotFoundError:
-            self._send(path, data)
-            return True
-        return False
+        if if_there(lambda: self._fs.info(path)) is not None:
+            return False
+        self._send(path, data)
+        return True
 
     def _send(self, path: str, data: bytes, **how: str) -> None:
         if self._in_place:
@@ -135,12 +136,14 @@ class FsspecStore:
         return f"{self.uri}/{key}" if key else self.uri
 
 
-def connect(uri: str, tries: int = 1, *, fresh: bool = True) -> tuple[Any, str]:
-    """The file system of a URI, which asks `tries` times itself, and the path in it; a fresh one reads credentials.
+def connect(uri: str, settings: StorageSettings, tries: int = 1, *, fresh: bool = True) -> tuple[Any, str]:
+    """Return the file system of a URI and the path in it.
+
+    It asks `tries` times itself; a fresh one reads the credentials again.
 
     Raises StorageError.
     """
-    fs, path = open_fs(uri, fresh=fresh)
+    fs, path = open_fs(uri, settings, fresh=fresh)
     protocols = (fs.protocol,) if isinstance(fs.protocol, str) else fs.protocol
     if "s3" in protocols:
         # s3fs and botocore each ask again for up to a minute, and neither knows of the budget.

@@ -7,10 +7,13 @@ from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
+from xbatch.errors import StorageError
 from xbatch.storage.filesystems import connected
 from xbatch.storage.naming import is_temporary_of, temporary_name
 from xbatch.storage.remote import connect, renamed, send_whole, writes_in_place
-from xbatch.storage.retrying import Retrying, Trouble
+from xbatch.storage.retrying import Retrying
+from xbatch.storage.settings import current_settings
+from xbatch.storage.trouble import Trouble, if_there
 
 T = TypeVar("T")
 D = TypeVar("D")
@@ -27,17 +30,24 @@ class RemoteFile:
 
     def __init__(self, uri: str, budget_s: float | None = None) -> None:
         self.uri = uri
-        self._retrying = Retrying(budget_s, self._connect)
+        self._settings = current_settings()
+        self._retrying = Retrying(self._settings, self._connect, budget_s)
         self._fs: Any
         self._path: str
         # Jobs have thousands of files, and to make a file system takes its time.
-        self._retrying.call(uri, lambda: self._connect(fresh=False), {})
+        self._retrying.call(uri, lambda: self._connect(fresh=False), {}, asks=False)
         self._in_place = writes_in_place(self._fs)
 
     @property
     def exists(self) -> bool:
         """There is such a file."""
         return self._call(lambda: bool(self._fs.info(self._path)["type"] == "file"), {Trouble.ABSENT: False})
+
+    @property
+    def seen(self) -> bool:
+        """There is such a file, as far as this user may know: who may only write is not told."""
+        unseen = {Trouble.ABSENT: False, Trouble.REFUSED: False}
+        return self._call(lambda: bool(self._fs.info(self._path)["type"] == "file"), unseen)
 
     def publish(self, path: Path) -> None:
         """Put a file of this machine there by one put, in place of what was there; whole or not at all."""
@@ -47,10 +57,11 @@ class RemoteFile:
         """Remove it, if it is there."""
         self._call(lambda: self._fs.rm_file(self._path), {Trouble.ABSENT: None})
 
-    def names_beside(self) -> list[str]:
-        """Names of what lies in its folder, in order."""
+    def names_beside(self, *, seen: bool = False) -> list[str]:
+        """Names of what lies in its folder, in order; none if only what may be `seen` counts and that is nothing."""
         nothing: list[str] = []
-        found = self._call(lambda: self._fs.ls(self._folder, detail=False), {Trouble.ABSENT: nothing})
+        instead = {Trouble.ABSENT: nothing} | ({Trouble.REFUSED: nothing} if seen else {})
+        found = self._call(lambda: self._fs.ls(self._folder, detail=False), instead)
         return sorted(str(each).rstrip("/").rpartition("/")[2] for each in found)
 
     def try_out(self) -> None:
@@ -86,10 +97,11 @@ class RemoteFile:
         return self._retrying.call(self.uri, attempt, instead)
 
     def _connect(self, *, fresh: bool = True) -> None:
-        self._fs, self._path = connect(self.uri, _TRIES_OF_A_PART, fresh=fresh)
+        self._fs, self._path = connect(self.uri, self._settings, _TRIES_OF_A_PART, fresh=fresh)
 
     def _send(self, path: Path) -> None:
         if self._in_place:
+            self._check_replaceable()
             with renamed(self._fs, self._path) as temporary:
                 self._fs.put_file(str(path), temporary)
         elif self._fs.async_impl:
@@ -98,12 +110,19 @@ class RemoteFile:
             # fsspec's memory: its own way to put a file writes in place.
             send_whole(self._fs, self._path, path.read_bytes())
 
+    def _check_replaceable(self) -> None:
+        """Refuse to rename a file over a device or a pipe, where a file system has such."""
+        with suppress(FileNotFoundError):
+            if self._fs.info(self._path)["type"] not in ("file", "link"):
+                raise StorageError(f"{self.uri} is no regular file, and no file may replace it")
+
     def _touch(self) -> None:
         folder = self._folder
         if self._in_place:
-            if self._fs.isdir(self._path):
+            found = if_there(lambda: self._fs.info(self._path))
+            if found is not None and found["type"] == "directory":
                 raise IsADirectoryError(self._path)
-            while folder and not self._fs.exists(folder):
+            while folder and if_there(partial(self._fs.info, folder)) is None:
                 folder = folder.rpartition("/")[0]
         path = f"{folder}/{temporary_name(self._name)}"
         self._fs.pipe_file(path, secrets.token_bytes(1))

@@ -1,182 +1,123 @@
-"""How long a store that is in trouble is waited for, and which trouble is worth the wait.
+"""How a store that is in trouble is waited for."""
 
-What an error means is read off the HTTP status that it carries or off its type, never off its text. The libraries
-behind fsspec are not imported for that: their types are known by name.
-"""
-
-import errno
 import random
-import socket
-import ssl
 import time
-from collections.abc import Callable, Iterator, Mapping
-from enum import Enum, auto
-from typing import Any, TypeVar
+from collections.abc import Callable, Mapping
+from contextlib import suppress
+from typing import TypeVar
 
-from xbatch.errors import StorageError, StorageUnavailable, XbatchError
+from xbatch.errors import PlaceUnusable, StorageError, StorageUnavailable, XbatchError
+from xbatch.storage.settings import StorageSettings
+from xbatch.storage.trouble import Trouble, classify, is_unexplained, reason, retry_after_s
 
 T = TypeVar("T")
 D = TypeVar("D")
 
 SHORTEST_PAUSE_S = 0.2
 LONGEST_PAUSE_S = 30.0
+TELL_AFTER_S = 3.0
+"""The user is told of a store that has been in trouble for so long."""
 MAX_RENEWALS = 3
 """How often a store that refuses the credentials is asked again with credentials read anew."""
-
-
-class Trouble(Enum):
-    """What an error of a store means for the one who asked."""
-
-    ABSENT = auto()
-    TAKEN = auto()
-    REFUSED = auto()
-    PASSING = auto()
-    LASTING = auto()
-
-
-_BY_TYPE: tuple[tuple[type[BaseException], Trouble], ...] = (
-    (FileExistsError, Trouble.TAKEN),
-    (FileNotFoundError, Trouble.ABSENT),
-    (IsADirectoryError, Trouble.ABSENT),
-    (NotADirectoryError, Trouble.ABSENT),
-    (PermissionError, Trouble.REFUSED),
-    (ConnectionError, Trouble.PASSING),
-    (TimeoutError, Trouble.PASSING),
-)
-_PASSING_ERRNOS = {
-    *(errno.EAGAIN, errno.EBUSY, errno.EINTR, errno.EREMOTEIO, errno.ETIMEDOUT),
-    *(errno.EHOSTDOWN, errno.EHOSTUNREACH, errno.ENETDOWN, errno.ENETRESET, errno.ENETUNREACH),
-}
-_PASSING_TYPES = {
-    "aiohttp.client_exceptions.ClientConnectionError",
-    "aiohttp.client_exceptions.ClientPayloadError",
-    "azure.core.exceptions.IncompleteReadError",
-    "azure.core.exceptions.ServiceRequestError",
-    "azure.core.exceptions.ServiceResponseError",
-    "botocore.exceptions.ConnectionError",
-    "botocore.exceptions.HTTPClientError",
-    "botocore.exceptions.IncompleteReadError",
-    "google.auth.exceptions.TransportError",
-    "http.client.HTTPException",
-    "requests.exceptions.ChunkedEncodingError",
-    "requests.exceptions.ConnectionError",
-    "requests.exceptions.Timeout",
-}
-_PASSING_STATUS = {408, 409, 425, 429}
-_LASTING_STATUS = {501, 505}
-
-
-RETRY_BUDGET_S = 900.0
-
-_budget_s = RETRY_BUDGET_S
-
-
-def set_retry_budget(seconds: float) -> None:
-    """Have trouble that passes waited out for so long from here on, where nothing else is said."""
-    global _budget_s  # noqa: PLW0603 - one process does one job, and a budget has no place in the words for a file
-    _budget_s = seconds
 
 
 class Retrying:
     """Asks again while the trouble is of the passing kind, at growing random distances.
 
-    It does so for `budget_s` in all; None stands for the budget of the process.
+    It does so for `budget_s` in all; None stands for what the settings say.
     """
 
-    def __init__(self, budget_s: float | None, renew: Callable[[], None]) -> None:
-        self._budget_s = _budget_s if budget_s is None else budget_s
+    def __init__(self, settings: StorageSettings, renew: Callable[[], None], budget_s: float | None = None) -> None:
+        self._settings = settings
+        self._budget_s = settings.budget_s if budget_s is None else budget_s
         self._renew = renew
 
-    def call(self, place: str, operation: Callable[[], T], instead: Mapping[Trouble, D]) -> T | D:
+    def call(
+        self,
+        place: str,
+        operation: Callable[[], T],
+        instead: Mapping[Trouble, D],
+        refusal: Callable[[Trouble, BaseException], Exception | None] = lambda _kind, _error: None,
+        *,
+        asks: bool = True,
+    ) -> T | D:
         """Return what `operation` gives, or for a trouble that was reckoned with, what stands for it in `instead`.
 
-        Raises StorageError, and StorageUnavailable when the budget is used up.
+        With `asks`, an operation that succeeds shows that the store can be reached.
+
+        Raises what `refusal` makes of a trouble that does not pass, else StorageError, PlaceUnusable if the place can't
+        be reached by its address, and StorageUnavailable when the budget is used up.
         """
         started = time.monotonic()
         tries = renewals = 0
         while True:
             trouble = None
             try:
-                return operation()
+                found = operation()
             except XbatchError:
                 raise
             except Exception as e:  # noqa: BLE001 - these libraries share no base class for their errors
                 trouble = e
-            kind = classify(trouble)
+            else:
+                if asks:
+                    self._answered(place, started)
+                return found
+            kind = self._kind(place, trouble)
             # Credentials that have run out are refused like wrong ones, so what stands for that comes last.
-            if (kind is Trouble.REFUSED or _unexplained(trouble)) and renewals < MAX_RENEWALS:
+            may_renew = renewals < MAX_RENEWALS and self._has_time(started, tries)
+            if may_renew and (kind is Trouble.REFUSED or is_unexplained(trouble)):
                 renewals += 1
-                self._renew()
+                with suppress(Exception):  # then the next try meets the same trouble
+                    self._renew()
             elif kind in instead:
+                self._answered(place, started)
                 return instead[kind]
             elif kind is not Trouble.PASSING:
-                raise StorageError(f"{place}: {reason(trouble)}") from trouble
-            # Full jitter: processes that were turned away together don't come back together.
-            pause = random.uniform(0, min(LONGEST_PAUSE_S, SHORTEST_PAUSE_S * 2**tries))  # noqa: S311
+                refused = PlaceUnusable if kind is Trouble.UNREACHABLE else StorageError
+                raise refusal(kind, trouble) or refused(f"{place}: {reason(trouble)}") from trouble
             tries += 1
-            if time.monotonic() - started + pause > self._budget_s:
-                waited = f"no answer within {self._budget_s:g} s, last {reason(trouble)}"
-                raise StorageUnavailable(f"{place}: {waited}") from trouble
-            time.sleep(pause)
+            self._pause(place, started, tries, trouble)
+
+    def _has_time(self, started: float, tries: int) -> bool:
+        """Tell whether the next pause is sure to end within the budget."""
+        return time.monotonic() - started + _longest_pause_s(tries) <= self._budget_s
+
+    def _pause(self, place: str, started: float, tries: int, trouble: Exception) -> None:
+        """Wait before the next try. Raises StorageUnavailable if there is no time left for one."""
+        waited_s = time.monotonic() - started
+        # Full jitter: processes that were turned away together don't come back together.
+        pause_s = random.uniform(0, _longest_pause_s(tries - 1))  # noqa: S311
+        # However long the server wants to be left alone, there is one last try at the end of the budget.
+        pause_s = max(pause_s, min(retry_after_s(trouble), self._budget_s - waited_s - SHORTEST_PAUSE_S))
+        if waited_s + pause_s > self._budget_s:
+            waited = f"no answer within {_span(self._budget_s)} (--storage-timeout), last {reason(trouble)}"
+            raise StorageUnavailable(f"{place}: {waited}") from trouble
+        if waited_s + pause_s > TELL_AFTER_S and self._settings.seen.wait(_store_of(place)):
+            most = f"up to {_span(self._budget_s)} (--storage-timeout)"
+            self._settings.tell(f"waiting for {place}: {reason(trouble)}; {most}")
+        time.sleep(pause_s)
+
+    def _kind(self, place: str, trouble: Exception) -> Trouble:
+        kind = classify(trouble)
+        # A store that has answered exists: a name server that does not know it now is in trouble itself.
+        is_known = kind is Trouble.UNREACHABLE and self._settings.seen.has_answered(_store_of(place))
+        return Trouble.PASSING if is_known else kind
+
+    def _answered(self, place: str, started: float) -> None:
+        if self._settings.seen.answer(_store_of(place)):
+            self._settings.tell(f"{place} answers again, after {_span(time.monotonic() - started)}")
 
 
-def classify(error: BaseException) -> Trouble:
-    """Tell what an error means; the outermost of a chain that says anything has the word."""
-    chain = list(_chain(error))
-    if any(isinstance(link, ssl.SSLCertVerificationError) for link in chain):
-        return Trouble.LASTING
-    return next((kind for link in chain if (kind := _kind(link)) is not None), Trouble.LASTING)
+def _longest_pause_s(tries: int) -> float:
+    # After days of trouble two to the power of the tries would be no number any more.
+    return min(LONGEST_PAUSE_S, SHORTEST_PAUSE_S * 2.0 ** min(tries, 32))
 
 
-def _unexplained(error: BaseException) -> bool:
-    """Some request was bad, and it was one for a header, whose answer can't say why: S3 means old credentials too."""
-    responses = (getattr(link, "response", None) for link in _chain(error))
-    return any(isinstance(each, dict) and each.get("Error", {}).get("Code") == "400" for each in responses)
+def _store_of(place: str) -> str:
+    """The protocol and the host, or the bucket, of a URI."""
+    protocol, separator, rest = place.partition("://")
+    return protocol + separator + rest.partition("/")[0].partition("?")[0]
 
 
-def reason(error: BaseException) -> str:
-    """What an error says, in one line."""
-    text = (isinstance(error, OSError) and error.strerror) or str(error)
-    return " ".join(text.split()) or type(error).__name__
-
-
-def _chain(error: BaseException) -> Iterator[BaseException]:
-    link: BaseException | None = error
-    while link is not None:
-        yield link
-        link = link.__cause__ or (None if link.__suppress_context__ else link.__context__)
-
-
-def _kind(error: BaseException) -> Trouble | None:
-    for known, kind in _BY_TYPE:
-        if isinstance(error, known):
-            return kind
-    if (status := _status(error)) is not None:
-        return _kind_of_status(status)
-    if {f"{base.__module__}.{base.__qualname__}" for base in type(error).__mro__} & _PASSING_TYPES:
-        return Trouble.PASSING
-    if isinstance(error, socket.gaierror):
-        return Trouble.PASSING if error.errno == socket.EAI_AGAIN else None
-    return Trouble.PASSING if isinstance(error, OSError) and error.errno in _PASSING_ERRNOS else None
-
-
-def _kind_of_status(status: int) -> Trouble:
-    if status in {401, 403}:
-        return Trouble.REFUSED
-    if status == 404:
-        return Trouble.ABSENT
-    if status == 412:
-        return Trouble.TAKEN
-    passing = status in _PASSING_STATUS or (status >= 500 and status not in _LASTING_STATUS)
-    return Trouble.PASSING if passing else Trouble.LASTING
-
-
-def _status(error: Any) -> int | None:
-    """The HTTP status that an error of botocore, aiohttp, azure, gcsfs or requests carries."""
-    response = getattr(error, "response", None)
-    if isinstance(response, dict):
-        found = response.get("ResponseMetadata", {}).get("HTTPStatusCode")
-        return found if isinstance(found, int) else None
-    candidates = [getattr(error, name, None) for name in ("status", "status_code", "code")]
-    candidates.append(getattr(response, "status_code", None))
-    return next((each for each in candidates if isinstance(each, int) and 400 <= each < 600), None)
+def _span(seconds: float) -> str:
+    return f"{seconds / 60:g} min" if seconds >= 60 and seconds % 60 == 0 else f"{seconds:.3g} s"

@@ -7,6 +7,7 @@ from typing import Any, NoReturn
 
 from vllm.utils.argparse_utils import FlexibleArgumentParser
 
+from xbatch.engines.vllm.troubles import translated
 from xbatch.engines.vllm.versions import make_arg_parser, validate_parsed_serve_args
 from xbatch.errors import UsageError
 
@@ -23,8 +24,14 @@ class _Parser(FlexibleArgumentParser):
 def parse(settings: Mapping[str, Any]) -> Namespace:
     """Let vLLM's parser for `vllm serve` read `settings`, whose names are vLLM's, with `-` or `_`.
 
-    Values are texts as on a command line, or lists of them. Raises UsageError.
+    Values are texts as on a command line, or lists of them. Raises UsageError, or EngineError if this vLLM has another
+    parser than xbatch knows.
     """
+    with translated("vLLM does not take these settings"):
+        return _parse(settings)
+
+
+def _parse(settings: Mapping[str, Any]) -> Namespace:
     parser = make_arg_parser(_Parser())
     known = {action.dest: action for action in parser._actions}  # noqa: SLF001 - argparse has no other list of them
     words: list[str] = []
@@ -36,10 +43,7 @@ def parse(settings: Mapping[str, Any]) -> Namespace:
             raise UsageError(f"vLLM has no setting called {name!r}{hint}")
         words += _words(dest.replace("_", "-"), value, takes_value=known[dest].nargs != 0)
     args: Namespace = parser.parse_args(words)
-    try:
-        validate_parsed_serve_args(args)
-    except (TypeError, ValueError) as e:
-        raise UsageError(f"vLLM does not take these settings: {e}") from e
+    validate_parsed_serve_args(args)
     return args
 
 

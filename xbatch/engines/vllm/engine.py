@@ -26,11 +26,10 @@ from xbatch.engines.vllm.bodies import typed_body
 from xbatch.engines.vllm.card import make_card
 from xbatch.engines.vllm.installed import OPENMP
 from xbatch.engines.vllm.line import EngineLine
-from xbatch.engines.vllm.lookup import check_model
 from xbatch.engines.vllm.machine import computes_alone, look_at_cache, look_at_machine
 from xbatch.engines.vllm.process import PRELOAD, EngineProcesses, look_at_cores
-from xbatch.engines.vllm.refusals import first_line
 from xbatch.engines.vllm.settings import Choice, choose
+from xbatch.engines.vllm.troubles import because, first_line, translated
 from xbatch.engines.vllm.versions import init_app_state
 from xbatch.errors import EngineError, UsageError
 from xbatch.rows.outcome import Completion, Failure, Outcome, Usage
@@ -77,10 +76,13 @@ class VllmEngine:
     def check(self) -> None:
         """Have vLLM judge the settings and look at the model's configuration, without loading the model.
 
-        Raises UsageError.
+        Raises UsageError, or EngineError if vLLM can't work here.
         """
+        with translated("vLLM does not take these settings"):
+            self._check()
+
+    def _check(self) -> None:
         self._args = arguments.parse(self._settings)
-        check_model(self._model, self._args.revision)
         given = {name.replace("-", "_") for name in self._settings}
         choices = choose(look_at_machine(self._model, self._args), given, self._expected)
         self._args = arguments.parse(self._settings | {c.name: c.value for c in choices})
@@ -88,10 +90,7 @@ class VllmEngine:
             choices.append(variable)
             self._processes.variables[variable.name] = str(variable.value)
         self._args.disable_log_stats = True
-        try:
-            config = self._make_config()
-        except (ValueError, TypeError, OSError) as e:
-            raise UsageError(f"vLLM does not take these settings: {first_line(e)}") from e
+        config = self._make_config()
         self.max_running = config.scheduler_config.max_num_seqs
         self._admission = Admission(self.max_running)
         self.description = _describe(choices, config)
@@ -114,7 +113,7 @@ class VllmEngine:
         except UsageError:
             raise
         except Exception as e:
-            raise EngineError(f"vLLM could not start: {first_line(e)}") from e
+            raise EngineError(f"vLLM could not start: {because(e)}") from e
 
     def _launch(self) -> None:
         config = self._make_config()  # a start adds to it what it finds out, so each has its own

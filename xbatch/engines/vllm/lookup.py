@@ -1,22 +1,26 @@
-"""Whether a model is there at all, found out in seconds and said in one sentence."""
+"""Whether a model is there at all, found out in seconds, before vLLM is imported, and said in one sentence."""
 
+import os
+import socket
+import threading
+from collections.abc import Callable
+from contextlib import suppress
+from difflib import get_close_matches
 from pathlib import Path
+from urllib.parse import urlsplit
+from urllib.request import getproxies, proxy_bypass
 
-from huggingface_hub import constants, hf_hub_download
-from huggingface_hub.errors import (
-    EntryNotFoundError,
-    GatedRepoError,
-    HfHubHTTPError,
-    HFValidationError,
-    LocalEntryNotFoundError,
-    RepositoryNotFoundError,
-)
-
+from xbatch.engines.vllm.weights import check_files
 from xbatch.errors import UsageError
 
 ANSWER_S = 10.0
-"""The hub is given this long."""
+"""Time that the hub is given for an answer once it can be reached."""
+REACH_S = 3.0
+"""Time that the hub, or the proxy before it, is given to take a connection: a lost packet is sent again after 1 s."""
+_BUNDLED = "demo"
 _CONFIGS = ("config.json", "params.json")
+_PORTS = {"http": 80, "https": 443, "socks4": 1080, "socks5": 1080, "socks5h": 1080}
+_YES = ("1", "true", "yes", "on")
 
 
 def check_model(model: str, revision: str | None) -> None:
@@ -24,28 +28,105 @@ def check_model(model: str, revision: str | None) -> None:
 
     Raises UsageError.
     """
-    path = Path(model).expanduser()
-    if path.is_dir():
+    if check_folder(model):
+        check_hub(model, revision)
+
+
+def check_folder(model: str) -> bool:
+    """Refuse a folder that holds no model; tell whether the model is no folder, so that the hub must have it.
+
+    Raises UsageError.
+    """
+    try:
+        path = Path(model).expanduser()
+    except RuntimeError as e:  # there is no such user
+        raise UsageError(f"the model folder {model} does not exist: {e}") from e
+    if os.path.isdir(path):  # noqa: PTH112 - it takes any text for a path, however long
         if not any((path / name).is_file() for name in _CONFIGS) and not list(path.glob("*.gguf")):
             raise UsageError(f"the model folder {model} has no config.json")
-    elif model.startswith((".", "/", "~")) or model.count("/") > 1:
-        if not path.exists() and "://" not in model:
+        check_files(path)
+        return False
+    exists = os.path.exists(path)  # noqa: PTH110 - as above
+    if model.startswith((".", "/", "~")) or model.count("/") > 1:
+        if not exists and "://" not in model:
             raise UsageError(f"the model folder {model} does not exist")
-    elif not path.exists():
-        _check_hub(model, revision)
+        return False
+    return not exists
 
 
-def _check_hub(model: str, revision: str | None) -> None:
+def check_hub(model: str, revision: str | None) -> None:
+    """Refuse a model that the hub does not have, or that can't be had because the hub can't be reached.
+
+    Settings of the hub's client hold: `HF_HUB_OFFLINE`, `HF_ENDPOINT`, `HF_HOME`, proxies. Raises UsageError.
+    """
+    if os.environ.get("VLLM_USE_MODELSCOPE", "").lower() in _YES:
+        return  # vLLM asks another hub
+    from huggingface_hub import constants, hf_hub_download, try_to_load_from_cache
+    from huggingface_hub.errors import (
+        EntryNotFoundError,
+        GatedRepoError,
+        HFValidationError,
+        LocalEntryNotFoundError,
+        RepositoryNotFoundError,
+        RevisionNotFoundError,
+    )
+
+    repository = model.partition(":")[0]  # vLLM takes repository:quantization for GGUF
+    near = f"; did you mean {_BUNDLED}, the bundled model?" if get_close_matches(model, [_BUNDLED]) else ""
+    why = "is in offline mode" if constants.HF_HUB_OFFLINE else "can't be reached"
+    nowhere = f"the model {model!r} is not a folder here nor downloaded, and the model hub {why}{near}"
+    sentences: tuple[tuple[type[Exception], str], ...] = (
+        (GatedRepoError, f"the model {model!r} is gated: ask for access on the model hub, then set HF_TOKEN"),
+        (RevisionNotFoundError, f"the model {model!r} has no revision {revision!r} on the model hub"),
+        (RepositoryNotFoundError, f"the model {model!r} is neither a folder here nor on the model hub{near}"),
+        (HFValidationError, f"the model {model!r} is neither a folder here nor a name that the model hub can have"),
+        (LocalEntryNotFoundError, nowhere),
+    )
     try:
-        hf_hub_download(model, "config.json", revision=revision, etag_timeout=ANSWER_S)
-    except GatedRepoError as e:
-        raise UsageError(f"the model {model!r} is gated: ask for access on the model hub, then set HF_TOKEN") from e
-    except (RepositoryNotFoundError, HFValidationError) as e:
-        raise UsageError(f"the model {model!r} is neither a folder here nor on the model hub") from e
-    except LocalEntryNotFoundError as e:
-        why = "is in offline mode" if constants.HF_HUB_OFFLINE else "can't be reached"
-        raise UsageError(f"the model {model!r} is not a folder here nor downloaded, and the model hub {why}") from e
-    except EntryNotFoundError:
-        pass  # Mistral's own format and GGUF have no config.json; vLLM will see.
-    except (HfHubHTTPError, OSError) as e:
-        raise UsageError(f"the model hub does not answer for {model!r}: {e}") from e
+        if isinstance(try_to_load_from_cache(repository, "config.json", revision=revision), str):
+            return
+        is_up = constants.HF_HUB_OFFLINE or is_reachable(constants.ENDPOINT)
+        if is_up:
+            hf_hub_download(repository, "config.json", revision=revision, etag_timeout=ANSWER_S)
+    except Exception as e:  # the hub's client hands on what its HTTP library raises
+        known = next((text for kind, text in sentences if isinstance(e, kind)), None)
+        if known is None and isinstance(e, EntryNotFoundError):
+            return  # Mistral's own format and GGUF have no config.json; vLLM will see.
+        raise UsageError(known or f"the model hub does not answer for {model!r}: {e}") from e
+    if not is_up:
+        raise UsageError(nowhere)
+
+
+def is_reachable(endpoint: str) -> bool:
+    """Tell whether a server, or the proxy that leads to it, takes a connection; True where that can't be tried.
+
+    The hub's own client tries again for 23 seconds.
+    """
+    address = _address(endpoint)
+    if address is None:
+        return True
+    connected = threading.Event()
+    # The name service has timeouts of its own, which nobody can shorten.
+    trying = threading.Thread(target=_connect, args=(address, connected.set), daemon=True)
+    trying.start()
+    trying.join(REACH_S)
+    return connected.is_set()
+
+
+def _connect(address: tuple[str, int], tell: Callable[[], None]) -> None:
+    with suppress(OSError, ValueError), socket.create_connection(address, REACH_S):
+        tell()
+
+
+def _address(endpoint: str) -> tuple[str, int] | None:
+    """Where a connection for an endpoint goes first; None if the endpoint or the proxy is not understood."""
+    try:
+        url = urlsplit(endpoint)
+        proxies = {} if not url.hostname or proxy_bypass(url.hostname) else getproxies()
+        proxy = proxies.get(url.scheme) or proxies.get("all")
+        if proxy:
+            url = urlsplit(proxy if "://" in proxy else f"http://{proxy}")
+        port = url.port or _PORTS.get(url.scheme)
+    except ValueError:
+        return None
+    return (url.hostname, port) if url.hostname and port else None

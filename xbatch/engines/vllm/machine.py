@@ -13,21 +13,18 @@ from vllm.v1.engine.async_llm import AsyncLLM
 
 from xbatch.engines import PrefixCache
 from xbatch.engines.vllm import process
-from xbatch.engines.vllm.card import count_parameters
-from xbatch.engines.vllm.refusals import first_line
 from xbatch.engines.vllm.settings import Machine
-from xbatch.errors import UsageError
+from xbatch.engines.vllm.troubles import translated
+from xbatch.engines.vllm.weights import count_parameters
 
 
 def look_at_machine(model: str, args: Namespace) -> Machine:
     """What an engine of these arguments will run on.
 
-    Raises UsageError if vLLM does not take the model.
+    Raises UsageError if vLLM does not take the model, EngineError if vLLM can't work here.
     """
-    try:
+    with translated(f"the model {model!r} can't be used"):
         config = AsyncEngineArgs.from_cli_args(args).create_model_config()
-    except (ValueError, TypeError, OSError) as e:
-        raise UsageError(f"the model {model!r} can't be used: {first_line(e)}") from e
     heads, size = config.get_total_num_kv_heads(), config.get_head_size()
     layers = getattr(config.hf_text_config, "num_hidden_layers", 1)
     kv_bytes = 2 * layers * heads * size * config.dtype.itemsize

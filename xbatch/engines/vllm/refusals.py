@@ -40,10 +40,3 @@ def refuse_streamed(event: dict[str, Any]) -> Failure:
 def _failure(status_code: int, body: bytes) -> Failure:
     retryable = status_code >= HTTPStatus.INTERNAL_SERVER_ERROR or status_code in _ANOTHER_TIME
     return Failure("api_error", f"status {status_code}", retryable, status_code, body)
-
-
-def first_line(error: Exception) -> str:
-    """An exception in one line."""
-    text = error.errors()[0]["msg"] if isinstance(error, ValidationError) else str(error)
-    text = text.strip() or type(error).__name__
-    return text.splitlines()[0]

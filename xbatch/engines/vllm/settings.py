@@ -3,6 +3,7 @@
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
 
+from xbatch.display import counted
 from xbatch.rows.sizes import Expectation
 
 CPU_SEQUENCES = 512
@@ -108,7 +109,7 @@ def _for_gpu(machine: Machine, expected: Expectation | None) -> list[Choice]:
     fitting = tokens // max(min(expected.long_tokens, machine.max_model_len), 1)
     if not machine.default_sequences < GPU_SEQUENCES <= fitting:
         return []
-    reason = f"rows need {expected.long_tokens:,} tokens or less, and the cache holds some {tokens:,}"
+    reason = f"rows need {counted(expected.long_tokens, 'token')} or less, and the cache holds some {tokens:,}"
     return [Choice("max_num_seqs", GPU_SEQUENCES, reason)]
 
 
@@ -142,6 +143,6 @@ def _kv_cache(machine: Machine, expected: Expectation | None) -> Choice:
     wanted_tokens = max(CPU_SEQUENCES * min(machine.max_model_len, a_sequence), 2 * machine.max_model_len)
     wanted = wanted_tokens * machine.kv_bytes_a_token
     free = int(machine.free_bytes * CPU_MEMORY_SHARE)
-    rows = f", rows need {expected.long_tokens:,} tokens or less" if expected else ""
+    rows = f", rows need {counted(expected.long_tokens, 'token')} or less" if expected else ""
     reason = f"of {machine.free_bytes / GIB:.1f} GiB free{rows}"
     return Choice("kv_cache_memory_bytes", min(wanted, free), reason)

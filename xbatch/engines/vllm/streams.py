@@ -22,7 +22,7 @@ class Scope:
         """Tokens of the whole answer, once it was streamed; nothing if it ended in an error."""
         metadata = getattr(self.raw_request.state, "request_metadata", None)
         counted: Any = getattr(metadata, "final_usage_info", None)
-        return Usage() if counted is None else Usage(counted.prompt_tokens, counted.completion_tokens or 0)
+        return Usage(0, 0) if counted is None else Usage(counted.prompt_tokens, counted.completion_tokens or 0)
 
 
 def piece_of(event: str) -> bytes | Failure | None:

@@ -6,6 +6,9 @@ const STATUS_MS = 2000;
 const BATCHES_MS = 5000;
 const TIMEOUT_MS = 10000;
 const SPARK_MS = 120000;
+const SHOWN_ERRORS = 3;
+// The server looks at a batch's input until it has found so many.
+const MOST_ERRORS = 100;
 
 const $ = (id) => document.getElementById(id);
 const count = (n) => Number(n ?? 0).toLocaleString("en");
@@ -127,7 +130,7 @@ function showState(state, notice) {
 
 function showStatus(status) {
   served = status;
-  const { requests, tokens, engine } = status;
+  const { requests, tokens, engine, batches } = status;
   showState(engine.state, engine.state === "failed" ? "The engine has failed, and requests are refused." : "");
   put($("version"), status.version);
   put($("model"), status.model);
@@ -135,10 +138,13 @@ function showStatus(status) {
   const restarts = engine.restarts ? ` Restarted ${engine.restarts === 1 ? "once" : `${engine.restarts} times`}.` : "";
   put($("engine"), `${engine.description ?? ""}${restarts}`);
   for (const name of ["running", "waiting", "completed", "failed"]) put($(name), count(requests[name]));
+  for (const name of ["in_flight", "waiting", "completed", "failed"]) put($(`rows-${name}`), count(batches.rows[name]));
   $("failed").classList.toggle("some", requests.failed > 0);
-  const up = `up for ${duration(status.uptime_s)}`;
-  put($("tokens"), `${count(tokens.prompt)} tokens read, ${count(tokens.completion)} written; ${up}`);
-  put($("batches-running"), status.batches.running ? `${count(status.batches.running)} running` : "");
+  $("rows-failed").classList.toggle("some", batches.rows.failed > 0);
+  const spent = ({ prompt, completion }) => `${count(prompt)} tokens read, ${count(completion)} written`;
+  const up = `Up for ${duration(status.uptime_s)}.`;
+  put($("tokens"), `Online: ${spent(tokens)}. Batches: ${spent(batches.tokens)}. ${up}`);
+  put($("batches-running"), batches.running ? `${count(batches.running)} running` : "");
   showModels(status);
   showRate(status);
 }
@@ -169,7 +175,7 @@ function showModels(status) {
 }
 
 function showRate(status) {
-  const now = { written: status.tokens.completion, uptime: status.uptime_s };
+  const now = { written: status.tokens.completion + status.batches.tokens.completion, uptime: status.uptime_s };
   const seconds = before ? now.uptime - before.uptime : 0;
   // A server that has started again counts from zero.
   if (seconds > 0) rates.push({ at: Date.now(), rate: Math.max(0, now.written - before.written) / seconds });
@@ -221,9 +227,18 @@ function showBatch(batch) {
   const links = [["Output", batch.output_file_id], ["Errors", batch.error_file_id]].filter(([, id]) => id);
   if (files.children.length !== links.length)
     files.replaceChildren(...links.map(([word, id]) => download(word, id, batch)));
-  const mistakes = (batch.errors?.data ?? []).slice(0, 3);
-  put(errors, mistakes.map((each) => (each.line ? `Line ${each.line}: ` : "") + each.message).join("\n"));
+  put(errors, mistakes(batch).join("\n"));
   return node;
+}
+
+/** The first errors of a batch, a line each, and how many more there are. */
+function mistakes(batch) {
+  const errors = batch.errors?.data ?? [];
+  const told = ({ line, message }) => (line ? `Line ${line}: ${message}` : sentence(message));
+  const lines = errors.slice(0, SHOWN_ERRORS).map(told);
+  const more = errors.length - SHOWN_ERRORS;
+  const least = errors.length < MOST_ERRORS ? "" : "at least ";
+  return more > 0 ? [...lines, `And ${least}${count(more)} more: see /v1/batches/${batch.id}.`] : lines;
 }
 
 function newRow(batch) {

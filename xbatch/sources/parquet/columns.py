@@ -8,6 +8,7 @@ import pyarrow as pa
 from pyarrow import types
 
 from xbatch.errors import UsageError
+from xbatch.rows.suggest import did_you_mean, listed
 
 CUSTOM_ID = "custom_id"
 BODY = "body"
@@ -57,18 +58,32 @@ class Columns:
     templated: bool
     """A template makes the requests, from whatever the columns hold, nulls included."""
 
+    @property
+    def settings(self) -> list[str]:
+        """Those of `request` that say how rows are answered, not what they ask, because of their names alone."""
+        return [] if self.templated else [name for name in self.request if name in SAMPLING - {*PROMPTS}]
+
 
 def choose_columns(
-    schema: pa.Schema, template_columns: frozenset[str] | None, *, template_names_rows: bool = False
+    schema: pa.Schema,
+    template_columns: frozenset[str] | None,
+    *,
+    template_names_rows: bool = False,
+    required: frozenset[str] = frozenset(),
 ) -> Columns:
     """Decide what each column is for.
 
     With a template, those that it looks at make the row and all but `custom_id` are carried: they are data. So is
-    `custom_id` if the template gives the rows others. Raises UsageError if the columns make no request; its text
-    follows the name of the file.
+    `custom_id` if the template gives the rows others. `required` are those without which every row would fail. Raises
+    UsageError if one of them is missing or the columns make no request; its text follows the name of the file.
     """
     if twice := _twice(schema.names, [field.type for field in schema]):
         raise UsageError(f"has the column {twice} twice")
+    if missing := sorted(required - {*schema.names}):
+        guess = did_you_mean(missing[0], schema.names)
+        raise UsageError(
+            f"has no column {missing[0]!r}, which the template uses{guess}; it has: {listed(schema.names)}"
+        )
     if template_columns is not None:
         wanted = {*(template_columns or schema.names), CUSTOM_ID}
         request = [name for name in schema.names if name in wanted]

@@ -8,19 +8,22 @@ import pyarrow as pa
 from pyarrow import types
 
 from xbatch.rows import strict_json
+from xbatch.rows.given_id import id_text
+from xbatch.rows.not_text import column_name
+from xbatch.rows.row import BadCell
 from xbatch.sources.lines import BOM
 from xbatch.sources.parquet.columns import CUSTOM_ID, PROMPTS, Columns, plain
-from xbatch.sources.parquet.values import json_values
+from xbatch.sources.parquet.values import bytes_in, encodable, has_bytes, json_values
 
 _ALWAYS = ("body", *PROMPTS)
 """Columns whose null a row without another of them shows, for then it asks for nothing."""
 
 
-def row_objects(batch: pa.RecordBatch, columns: Columns) -> Iterator[bytes]:
-    """The JSON object of each row, from the columns that make it.
+def row_objects(batch: pa.RecordBatch, columns: Columns) -> Iterator[tuple[bytes, BadCell | None]]:
+    """The JSON object of each row, from the columns that make it, and what is wrong with one of them, if anything is.
 
     A column that is null is left out, unless a template judges it. A row with a text that should be JSON and is not, or
-    is not UTF-8, gives that text instead of an object, to be judged as any other row that is no JSON.
+    is not UTF-8, gives that text instead of an object.
     """
     try:
         yield from _together(batch, columns)
@@ -28,25 +31,47 @@ def row_objects(batch: pa.RecordBatch, columns: Columns) -> Iterator[bytes]:
         yield from _one_by_one(batch, columns)
 
 
-def _together(batch: pa.RecordBatch, columns: Columns) -> list[bytes]:
+def _together(batch: pa.RecordBatch, columns: Columns) -> list[tuple[bytes, BadCell | None]]:
     cells = [_cells(batch.column(name), name, columns) for name in columns.request]
-    encode = msgspec.json.Encoder().encode
-    made = []
+    with_bytes = [name for name in columns.request if has_bytes(batch.schema.field(name).type)]
+    encode = msgspec.json.Encoder(enc_hook=encodable).encode
+    made: list[tuple[bytes, BadCell | None]] = []
     for row in zip(*cells, strict=True) if cells else [()] * batch.num_rows:
         values = dict(zip(columns.request, row, strict=True))
+        bad = next((name for name, v in values.items() if type(v) is _NotJson), None)
+        if bad is not None:
+            made.append((values[bad].text, BadCell(bad, _id(values))))
+            continue
+        not_text = tuple(path for name in with_bytes for path in bytes_in(values[name], (name,)))
         if not columns.templated:
             values = _without_nulls(values)
-        bad = next((v for v in row if type(v) is _NotJson), None)
-        made.append(encode(values) if bad is None else bad.text)
+        made.append((encode(values), BadCell(column_name(not_text[0]), _id(values), not_text) if not_text else None))
     return made
 
 
-def _one_by_one(batch: pa.RecordBatch, columns: Columns) -> Iterator[bytes]:
+def _one_by_one(batch: pa.RecordBatch, columns: Columns) -> Iterator[tuple[bytes, BadCell | None]]:
     for i in range(batch.num_rows):
+        row = batch.slice(i, 1)
         try:
-            yield from _together(batch.slice(i, 1), columns)
+            yield from _together(row, columns)
         except UnicodeDecodeError as e:
-            yield b'"' + bytes(e.object) + b'"'
+            yield b'"' + bytes(e.object) + b'"', _not_utf8(row, columns)
+
+
+def _not_utf8(row: pa.RecordBatch, columns: Columns) -> BadCell:
+    """The first column of one row that holds a text which is not UTF-8, and the id that the row gives."""
+    cells: dict[str, Any] = {}
+    bad = ""
+    for name in columns.request:
+        try:
+            cells[name] = _cells(row.column(name), name, columns)[0]
+        except UnicodeDecodeError:
+            bad = bad or name
+    return BadCell(bad, _id(cells))
+
+
+def _id(cells: dict[str, Any]) -> str | None:
+    return id_text(cells.get(CUSTOM_ID))
 
 
 class _NotJson:

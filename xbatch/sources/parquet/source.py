@@ -8,10 +8,13 @@ from dataclasses import replace
 import pyarrow as pa
 
 from xbatch import storage
+from xbatch.display import counted
 from xbatch.errors import StorageError, UsageError
+from xbatch.rows.given_id import recovered_id
 from xbatch.rows.request import EXCERPT_BYTES
-from xbatch.rows.row import Row
+from xbatch.rows.row import BadCell, Row
 from xbatch.rows.shard import Shard
+from xbatch.rows.template_use import TemplateUse
 from xbatch.sources import DIGEST_BYTES
 from xbatch.sources.decompress import Damaged
 from xbatch.sources.kept import Kept
@@ -19,6 +22,7 @@ from xbatch.sources.looking import reading
 from xbatch.sources.parquet.columns import Columns, choose_columns
 from xbatch.sources.parquet.objects import row_objects
 from xbatch.sources.parquet.partitions import PartitionedTable
+from xbatch.sources.parquet.values import KEPT_NULL
 
 
 class ParquetSource:
@@ -39,6 +43,7 @@ class ParquetSource:
         template_columns: frozenset[str] | None = None,
         *,
         template_names_rows: bool = False,
+        template_use: TemplateUse | None = None,
     ) -> None:
         self.uri = uri
         self.shown_as = shown_as
@@ -47,6 +52,7 @@ class ParquetSource:
         self._max_row_bytes = max_row_bytes
         self._template_columns = template_columns
         self._template_names_rows = template_names_rows
+        self._template_use = template_use or TemplateUse()
         self._found: tuple[pa.Schema, Columns] | None = None
         self._kept_rows: Kept[PartitionedTable] = Kept()
         self._kept_carried: Kept[PartitionedTable] = Kept()
@@ -56,6 +62,20 @@ class ParquetSource:
         """The columns that are not part of the requests, as they are in the file; None if there are none."""
         schema, columns = self._look()
         return pa.schema([schema.field(name) for name in columns.carried]) if columns.carried else None
+
+    @property
+    def notes(self) -> list[str]:
+        """Say what is done with columns by their names alone, and what in a template may not be meant."""
+        schema, columns = self._look()
+        notes = []
+        if settings := columns.settings:
+            notes.append(f"columns that become settings of the requests: {', '.join(settings)}")
+        for text, name in self._template_use.placeholders:
+            if name in schema.names:
+                notes.append(
+                    f"the template holds {text}, which is sent as it stands; {{{{ {name} }}}} is the column's value"
+                )
+        return notes
 
     def place(self, line: int) -> str:
         """`requests.parquet:row 7`."""
@@ -87,29 +107,30 @@ class ParquetSource:
             try:
                 for batch in table.batches(schema.names, 0, table.num_rows):
                     for row in self._rows(table, batch, columns, index - first_row):
-                        yield self._row(index, *row, None)
+                        yield self._row(index, *row)
                         index += 1
             except Damaged as e:
-                fine = f"the {index - first_row:,} rows before that can be read"
+                fine = f"the {counted(index - first_row, 'row')} before that can be read"
                 raise UsageError(f"{self.shown_as} is damaged: {e}; {fine}") from e
             self.digest = self._digest(table)
 
     def read(self, shard: Shard) -> Iterator[Row]:
         """The rows of a shard, from its row number on."""
         _, columns = self._look()
-        index, num_bytes = shard.first_row, 0
+        index, num_bytes, without_nulls = shard.first_row, 0, 0
         with storage.translated(self.shown_as):
             table = self._kept_rows.take() or self._open()
             whole = False
             try:
                 for batch in table.batches(columns.request, shard.line - 1, shard.rows):
                     number = table.position - batch.num_rows
-                    for group, line, data, size in self._rows(table, batch, columns, number):
-                        num_bytes += size
+                    for row in self._rows(table, batch, columns, number):
+                        num_bytes += len(row[2])
+                        without_nulls += _size_without_nulls(row[2])
                         last = index == shard.first_row + shard.rows - 1
-                        if last and num_bytes != shard.num_bytes:
+                        if last and shard.num_bytes not in (num_bytes, without_nulls):
                             break
-                        yield self._row(index, group, line, data, size, shard.repeats.get(index))
+                        yield self._row(index, *row, shard.repeats.get(index), shard.fallback_ids.get(index))
                         index += 1
                 whole = index == shard.first_row + shard.rows
             except Damaged as e:
@@ -152,12 +173,13 @@ class ParquetSource:
                         schema, own, partitions = table.schema, table.own_schema, list(table.partitions)
                 except Damaged as e:
                     raise UsageError(f"{self.shown_as} is no Parquet file that can be read: {e}") from e
-            templated = self._template_columns is not None
+            templated, required = self._template_columns is not None, self._template_use.required
             try:
                 columns = choose_columns(
                     schema if templated else own,
                     self._template_columns,
                     template_names_rows=self._template_names_rows,
+                    required=required,
                 )
             except UsageError as e:
                 raise UsageError(f"{self.shown_as} {e}") from None
@@ -178,15 +200,26 @@ class ParquetSource:
 
     def _rows(
         self, table: PartitionedTable, batch: pa.RecordBatch, columns: Columns, number: int
-    ) -> Iterator[tuple[int, int, bytes, int]]:
-        """For each row of a batch, the first of which is row `number`: row group, line, data and size."""
-        for i, data in enumerate(row_objects(batch, columns), number):
-            yield table.group_of(i), i + 1, data, len(data)
+    ) -> Iterator[tuple[int, int, bytes, BadCell | None]]:
+        """For each row of a batch, the first of which is row `number`: row group, line, data and what is wrong."""
+        for i, (data, bad_cell) in enumerate(row_objects(batch, columns), number):
+            yield table.group_of(i), i + 1, data, bad_cell
 
-    def _row(self, index: int, group: int, line: int, data: bytes, size: int, first_use: str | None) -> Row:
-        too_long = size > self._max_row_bytes
-        data = data[: EXCERPT_BYTES + 1] if too_long else data
-        return Row(index, self._within, line, group, data, size, too_long, first_use)
+    def _row(
+        self,
+        index: int,
+        group: int,
+        line: int,
+        data: bytes,
+        bad_cell: BadCell | None,
+        first_use: str | None = None,
+        fallback_id: str | None = None,
+    ) -> Row:
+        size = len(data)
+        if too_long := size > self._max_row_bytes:
+            bad_cell = bad_cell or BadCell("", recovered_id(data))  # the id may lie behind what is kept
+            data = data[: EXCERPT_BYTES + 1]
+        return Row(index, self._within, line, group, data, size, too_long, first_use, fallback_id, bad_cell)
 
     def _digest(self, table: PartitionedTable) -> str:
         digest = hashlib.blake2b(digest_size=DIGEST_BYTES)
@@ -204,3 +237,8 @@ class ParquetSource:
             place.put(table)
         else:
             table.close()
+
+
+def _size_without_nulls(data: bytes) -> int:
+    """The size of a row as plans have it that were made while messages without content lost the field."""
+    return len(data) - len(KEPT_NULL) * data.count(KEPT_NULL[:-1])
