@@ -1,15 +1,20 @@
 """Trouble around a job: terminals and pipes that go away, stops at bad moments, states cut short, places in the way."""
 
+import errno
 import json
 import os
 import signal
 import subprocess
+import tempfile
 import time
 from pathlib import Path
 
 import pytest
 from test_cli_resume import asked, status
 from test_cli_run import ENV, SLOW, answering, chat, command, ids, run, start, wait_for, write
+
+from xbatch.cli.ending import explain, to_exit
+from xbatch.errors import UsageError
 
 STATE = "in.responses.jsonl.xbatch"
 
@@ -221,3 +226,69 @@ def test_stop_while_the_engine_comes_back(tmp_path: Path) -> None:
     assert process.returncode == 75
     assert any((tmp_path / STATE).glob("seg/*/*"))
     assert run(tmp_path, "in.jsonl").returncode == 0
+
+
+@pytest.mark.parametrize(
+    ("error", "code", "said"),
+    [
+        (UsageError("no such thing"), 2, "no such thing"),
+        (OSError(errno.ENOSPC, "No space left on device"), 4, "writing failed: No space left on device"),
+        (PermissionError(errno.EACCES, "Permission denied", "a.jsonl"), 4, "a.jsonl: Permission denied"),
+        (OSError(errno.EMFILE, "Too many open files"), 4, "this machine gives no more to this process: Too many"),
+        (MemoryError(), 75, "there is not enough memory"),
+        (ModuleNotFoundError("No module named 'yaml'", name="yaml"), 2, "No module named 'yaml', which xbatch needs"),
+        (ModuleNotFoundError("No module named 'xbatch.x'", name="xbatch.x"), 70, "this is a bug in xbatch"),
+        (KeyError("x"), 70, "this is a bug in xbatch"),
+    ],
+)
+def test_what_ends_a_command(error: Exception, code: int, said: str) -> None:
+    """What comes from outside has a code of its own and one sentence; only what is nobody else's is a bug."""
+    found, text = explain(error)
+    assert (found, text[: len(said)]) == (code, said)
+    assert (len(text.splitlines()) > 1) == (code == 70)
+
+
+def test_a_library_that_ends_the_process() -> None:
+    """A library that calls sys.exit(0) in a job makes it no success."""
+
+    def leave(_: Path) -> int:
+        raise SystemExit(0)
+
+    assert to_exit(leave)[0] == 3
+
+
+def test_no_folder_for_temporary_files(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where no temporary folder can be written, TMPDIR is named."""
+
+    def none() -> str:
+        raise FileNotFoundError(errno.ENOENT, "No usable temporary directory found")
+
+    monkeypatch.setattr(tempfile, "gettempdir", none)
+    assert to_exit(lambda _: 0) == (
+        4,
+        "No usable temporary directory found: set TMPDIR to a folder that can be written to",
+    )
+
+
+def test_working_directory_that_is_gone(tmp_path: Path) -> None:
+    """A command in a folder that was removed says so."""
+    write(tmp_path / "in.jsonl", [chat(0)])
+    gone = tmp_path / "gone"
+    gone.mkdir()
+    words = command(tmp_path / "in.jsonl", "-o", "out.jsonl")
+    done = subprocess.run(
+        ["sh", "-c", 'rmdir ../gone && exec "$@"', "sh", *words], cwd=gone, env=ENV, capture_output=True, check=False
+    )
+    assert (done.returncode, done.stderr) == (2, b"xbatch: the working directory does not exist any more\n")
+
+
+@pytest.mark.parametrize("words", [["schema", "job"], ["validate", "in.jsonl", "--json"]], ids=" ".join)
+def test_results_on_a_full_disk(tmp_path: Path, words: list[str]) -> None:
+    """Results that can't be written are trouble with storage, not a success."""
+    write(tmp_path / "in.jsonl", ["nonsense"])
+    with open("/dev/full", "wb") as full:
+        done = subprocess.run(
+            [*command()[:3], *words], cwd=tmp_path, env=ENV, stdout=full, stderr=subprocess.PIPE, check=False
+        )
+    assert done.returncode == 4
+    assert done.stderr.splitlines()[-1] == b"xbatch: writing failed: No space left on device"

@@ -23,7 +23,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "rows": {"errors", "display"},
     "planning": {"rows", "threads", "display"},
     "job": {"rows", "storage", "planning", "errors", "display"},
-    "engines": {"rows", "errors", "display"},
+    "engines": {"rows", "errors", "display", "threads"},
     "sources": {"rows", "storage", "errors", "display"},
     "sinks": {"rows", "sources", "storage", "errors", "crash", "display"},
     "state": {"rows", "storage", "errors", "crash", "threads", "display"},

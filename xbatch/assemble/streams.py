@@ -13,12 +13,17 @@ _PIECE_BYTES = 1 << 16
 class Streams:
     """The streams of a job, each with the file that is copied to it in the end.
 
-    Descriptors of this process are kept from the beginning, for what is printed later goes to a log instead.
+    Descriptors of this process are kept from the beginning, for what is printed later goes to a log instead; where
+    that has begun already, `kept` has the user's own by name.
     """
 
-    def __init__(self, streams: Mapping[str, str]) -> None:
+    def __init__(self, streams: Mapping[str, str], kept: Mapping[str, int]) -> None:
         self._streams = streams
-        self._kept = {name: storage.open_stream(name) for name in streams.values() if storage.is_descriptor(name)}
+        self._kept = {
+            name: os.dup(kept[name]) if name in kept else storage.open_stream(name)
+            for name in streams.values()
+            if storage.is_descriptor(name)
+        }
 
     def send(self, tell: Callable[[str], None]) -> None:
         """Copy every file to its stream, which may wait for a reader. Raises StorageError."""

@@ -171,7 +171,7 @@ async def _answer(spec: "JobSpec", scratch: "Path", terminal: "Terminal") -> int
         stopping.ask_after(seconds_until(spec.deadline, began), "the deadline has come")
     # Standard input is read to its end first, and stores may be slow, which must not hold up the signals.
     job = stopping.job = await asyncio.to_thread(Job, spec, scratch, stop, tell, terminal.divert)
-    streams = Streams(job.places.streams)
+    streams = Streams(job.places.streams, terminal.descriptors)
     ticker = None if terminal.quiet else _show_progress(job.course.snapshot, terminal)
     try:
         report = await job.run()

@@ -42,6 +42,11 @@ class Terminal:
         self.out: BinaryIO = os.fdopen(os.dup(1), "wb")
         self._leaving = threading.Lock()
 
+    @property
+    def descriptors(self) -> dict[str, int]:
+        """The user's standard output and error by the names of their descriptors, whatever is diverted."""
+        return {"/dev/fd/1": self.out.fileno(), "/dev/fd/2": self.err.fileno()}
+
     @cached_property
     def console(self) -> "Console":
         """Draws tables and the progress bar on standard error."""

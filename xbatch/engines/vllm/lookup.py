@@ -10,6 +10,7 @@ from pathlib import Path
 from urllib.parse import urlsplit
 from urllib.request import getproxies, proxy_bypass
 
+from xbatch import threads
 from xbatch.engines.vllm.weights import check_files
 from xbatch.errors import UsageError
 
@@ -107,7 +108,7 @@ def is_reachable(endpoint: str) -> bool:
         return True
     connected = threading.Event()
     # The name service has timeouts of its own, which nobody can shorten.
-    trying = threading.Thread(target=_connect, args=(address, connected.set), daemon=True)
+    trying = threads.Thread(target=_connect, args=(address, connected.set), daemon=True)
     trying.start()
     trying.join(REACH_S)
     return connected.is_set()
