@@ -26,25 +26,25 @@ def describe_input(uri: str, found: Stat) -> Input:
     known = {"size_bytes": found.size_bytes, "version": found.version}
     if uri == STDIN:
         return {"uri": uri, **known}
-    return {"uri": name_of(uri), "place": _place(uri), **known, "edges": edges(uri)}
+    return {"uri": name_of(uri), "place": storage.same_place(uri), **known, "edges": edges(uri)}
 
 
 def name_of(uri: str) -> str:
     """Return what an input is called in the state: as the user calls it, but for secrets."""
-    return _text(storage.without_secrets(uri))
+    return storage.without_secrets(uri)
 
 
 def place_of(each: Input) -> str:
     """Return the place of an input; a relative name of an older xbatch is taken to start here."""
     uri: str = each["uri"]
-    return uri if uri == STDIN else each.get("place") or _place(uri)
+    return uri if uri == STDIN else each.get("place") or storage.same_place(uri)
 
 
 def is_same_version(was: Input, uri: str, found: Stat) -> bool:
     """Tell whether a file is an input as it was, without reading all of it; its folder may have moved."""
     if was["size_bytes"] != found.size_bytes:
         return False
-    if place_of(was) == _place(uri) and was["version"] == found.version:
+    if place_of(was) == storage.same_place(uri) and was["version"] == found.version:
         return True
     now = describe_input(uri, found)
     return _content_and_name(now) is not None and _content_and_name(now) == _content_and_name(was)
@@ -61,7 +61,7 @@ def pair_inputs(before: Sequence[Input], now: Sequence[Input]) -> list[int | Non
 
 def pair_uris(before: Sequence[Input], uris: Sequence[str]) -> list[int | None]:
     """Do the same for inputs of which only the URIs are known; those that are not where they were are looked at."""
-    now: list[Input] = [{"uri": uri, "place": _place(uri)} for uri in uris]
+    now: list[Input] = [{"uri": uri, "place": storage.same_place(uri)} for uri in uris]
     pairs = _paired(before, now, (place_of,))
     if None not in pairs or len({*pairs}) > len(before):
         return pairs
@@ -109,15 +109,6 @@ def _uri(each: Input) -> Hashable:
 
 def _name(each: Input) -> str:
     return place_of(each).rpartition("/")[2]
-
-
-def _place(uri: str) -> str:
-    return _text(storage.same_place(uri))
-
-
-def _text(name: str) -> str:
-    """Return a name as JSON can hold it: bytes in it that are not UTF-8 are escaped."""
-    return name.encode(errors="surrogateescape").decode(errors="backslashreplace")
 
 
 def _is_local(each: Input) -> bool:
