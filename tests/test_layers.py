@@ -22,7 +22,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "rows": {"errors"},
     "planning": {"rows", "threads"},
     "job": {"rows", "storage", "planning", "errors"},
-    "engines": {"rows", "errors"},
+    "engines": {"rows", "errors", "threads"},
     "sources": {"rows", "storage", "errors"},
     "sinks": {"rows", "sources", "storage", "errors", "crash"},
     "state": {"rows", "storage", "errors", "crash", "threads"},
