@@ -615,8 +615,9 @@ def test_why_a_job_hangs_is_told(site: Site, tmp_path: Path) -> None:
     """A job that waits for its input says so."""
     site.data = b"".join(json.dumps(chat(i)).encode() + b"\n" for i in range(3))
     site.faults, site.fault_headers = [429] * 2, {"Retry-After": "4"}
-    done = _run(tmp_path, f"{site.address}/in.jsonl", "-o", "out.jsonl")
+    done = _run(tmp_path, f"{site.address}/in.jsonl?X-Amz-Signature=secret1", "-o", "out.jsonl")
     assert done.returncode == 0, done.stderr
-    told = f"waiting for {site.address}/in.jsonl: 429 Too Many Requests; up to 15 min (--storage-timeout)"
+    told = f"waiting for {site.address}/in.jsonl?***: 429 Too Many Requests; up to 15 min (--storage-timeout)"
     assert told.encode() in done.stderr
+    assert b"secret1" not in done.stderr
     assert b"answers again, after " in done.stderr

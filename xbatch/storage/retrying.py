@@ -7,6 +7,7 @@ from contextlib import suppress
 from typing import TypeVar
 
 from xbatch.errors import PlaceUnusable, StorageError, StorageUnavailable, XbatchError
+from xbatch.masking import masked
 from xbatch.storage.settings import StorageSettings
 from xbatch.storage.trouble import Trouble, classify, is_unexplained, reason, retry_after_s
 
@@ -94,7 +95,7 @@ class Retrying:
             raise StorageUnavailable(f"{place}: {waited}") from trouble
         if waited_s + pause_s > TELL_AFTER_S and self._settings.seen.wait(_store_of(place)):
             most = f"up to {_span(self._budget_s)} (--storage-timeout)"
-            self._settings.tell(f"waiting for {place}: {reason(trouble)}; {most}")
+            self._settings.tell(masked(f"waiting for {place}: {reason(trouble)}; {most}"))
         time.sleep(pause_s)
 
     def _kind(self, place: str, trouble: Exception) -> Trouble:
@@ -105,7 +106,7 @@ class Retrying:
 
     def _answered(self, place: str, started: float) -> None:
         if self._settings.seen.answer(_store_of(place)):
-            self._settings.tell(f"{place} answers again, after {_span(time.monotonic() - started)}")
+            self._settings.tell(masked(f"{place} answers again, after {_span(time.monotonic() - started)}"))
 
 
 def _longest_pause_s(tries: int) -> float:

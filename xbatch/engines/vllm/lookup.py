@@ -10,9 +10,9 @@ from pathlib import Path
 from urllib.parse import urlsplit
 from urllib.request import getproxies, proxy_bypass
 
-from xbatch import threads
 from xbatch.engines.vllm.weights import check_files
 from xbatch.errors import UsageError
+from xbatch.threads import Thread
 
 ANSWER_S = 10.0
 """Time that the hub is given for an answer once it can be reached."""
@@ -108,7 +108,7 @@ def is_reachable(endpoint: str) -> bool:
         return True
     connected = threading.Event()
     # The name service has timeouts of its own, which nobody can shorten.
-    trying = threads.Thread(target=_connect, args=(address, connected.set), daemon=True)
+    trying = Thread(target=_connect, args=(address, connected.set), daemon=True)
     trying.start()
     trying.join(REACH_S)
     return connected.is_set()
