@@ -55,7 +55,11 @@ class Terminal:
     @cached_property
     def results(self) -> "Console":
         """Draws tables on standard output."""
-        return self._console(io.TextIOWrapper(self.out, encoding="utf-8", write_through=True))
+        return self._console(self._results)
+
+    @cached_property
+    def _results(self) -> TextIO:
+        return _Unheard(self.out, encoding="utf-8", write_through=True)
 
     def say(self, text: str) -> None:
         """Show a sentence on standard error, above the progress bar if there is one, unless quiet."""
@@ -64,11 +68,11 @@ class Terminal:
 
     def write(self, text: str) -> None:
         """Write a line of results to standard output."""
-        self.out.write(f"{shown(text)}\n".encode())
+        self._results.write(f"{shown(text)}\n")
 
     def write_json(self, value: Any, indent: int | None = None) -> None:
         """Write JSON to standard output."""
-        self.out.write(f"{shown_json(json.dumps(value, indent=indent))}\n".encode())
+        self._results.write(f"{shown_json(json.dumps(value, indent=indent))}\n")
 
     def log(self, line: str) -> None:
         """Write a line of JSON to standard error."""

@@ -127,7 +127,7 @@ class Status(_Told):
     rounds: Count
     """How often failed rows were run again."""
     rows_per_s: float | None
-    """None if nobody works on it."""
+    """None if nobody works on it, and until a rate was measured."""
     eta_s: float | None
     """Seconds to go, where that is known."""
     outputs: list[Output]

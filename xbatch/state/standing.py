@@ -29,7 +29,9 @@ def look(folder: StateFolder) -> dict[str, Any]:
         counts = _tried_again(counts, begun, again.done_counts, again.open_counts)
     workers = list(_workers(folder))
     alive = any(worker["alive"] for worker in workers)
-    rows_per_s = sum(worker["progress"].get("rows_per_s") or 0 for worker in workers if worker["alive"])
+    rates = [worker["progress"].get("rows_per_s") for worker in workers if worker["alive"]]
+    measured = [each for each in rates if each is not None]
+    rows_per_s = sum(measured)
     total = sum(shard.rows for shard in shards)
     left = 0 if report else total - counts.total
     return {
@@ -49,7 +51,7 @@ def look(folder: StateFolder) -> dict[str, Any]:
         "shards": {"total": len(shards), "done": len(folder.store.names("done"))},
         "open_rows": opened.total,
         "rounds": len(rounds),
-        "rows_per_s": round(rows_per_s, 1) if alive else None,
+        "rows_per_s": round(rows_per_s, 1) if measured else None,
         "eta_s": round(left / rows_per_s, 1) if plan and rows_per_s else None,
         "outputs": report["outputs"] if report else [],
         "workers": workers,
