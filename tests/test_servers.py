@@ -15,12 +15,11 @@ import fsspec
 import psutil
 import pytest
 import test_stores
-from fsspec.implementations.local import LocalFileSystem
 from servers import Place, Servers
 from test_cli_run import ENV, SLOW, chat, command, ids, wait_for
 
 from xbatch import storage
-from xbatch.errors import StorageError, UsageError
+from xbatch.errors import UsageError
 from xbatch.storage import FsspecStore, Store
 from xbatch.storage.retrying import Retrying
 from xbatch.storage.settings import StorageSettings
@@ -184,15 +183,15 @@ def test_what_can_not_be_listed_is_not_left_out(tmp_path: Path) -> None:
     (tmp_path / "a" / "b").mkdir(parents=True)
     (tmp_path / "a" / "b" / "c.jsonl").write_bytes(b"1\n")
 
-    def ls(self: Any, path: str, *, detail: bool = False, **_: Any) -> Any:
-        if str(path).rstrip("/").endswith("/b"):
-            raise PermissionError(errno.EACCES, "Permission denied", path)
-        return whole(self, path, detail=detail)
+    def scandir(path: Path) -> Any:
+        if path.name == "b":
+            raise PermissionError(errno.EACCES, "Permission denied", str(path))
+        return whole(path)
 
     with pytest.MonkeyPatch.context() as patch:
-        whole = LocalFileSystem.ls
-        patch.setattr(LocalFileSystem, "ls", ls)
-        with pytest.raises(StorageError, match="a/b: Permission denied"):
+        whole = os.scandir
+        patch.setattr(os, "scandir", scandir)
+        with pytest.raises(PermissionError, match=r"Permission denied.*a/b"):
             storage.expand(f"{tmp_path}/**/*.jsonl")
     assert storage.expand(f"{tmp_path}/**/*.jsonl") == [f"{tmp_path}/a/b/c.jsonl"]
 
