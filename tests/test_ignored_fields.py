@@ -201,6 +201,15 @@ def test_counts_are_exact_beyond_what_is_remembered() -> None:
     assert notes.ignored_rows == 1
 
 
+def test_names_that_are_any_text() -> None:
+    """A name is cut where it is long, and can't break the line or reach the terminal as a control character."""
+    notes = noted(chat(**{"a\nb\x1b[31m": 1, "x" * 5000: 1}))
+    said = ignored_sentence(notes.ignored.items(), notes.ignored_rows, "vLLM 0.32")
+    assert said.isprintable()
+    assert r"'a\nb\x1b[31m' (1 row, in.jsonl:1)" in said
+    assert len(said) < 400
+
+
 def test_a_plan_of_an_earlier_version_has_no_notes() -> None:
     """What an index tells of ignored fields survives its plan, and older plans without it are still read."""
     index = Index(notes=noted(*FIVE))
@@ -353,5 +362,5 @@ def test_a_servers_batch_is_answered_row_by_row(tmp_path: Path) -> None:
     path = write(tmp_path / "in.jsonl", chat(tools=[TOOL]))
     source = open_source(str(path), "in.jsonl", SourceOptions(1 << 20))
     found = Indexing(JobSpec(inputs=[str(path)]), {str(path): source}, print, refuses=False)
-    assert found.choose_model() == "demo"
+    assert found.choose_model(None) == "demo"
     assert found.index.rows == 1

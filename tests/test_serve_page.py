@@ -249,6 +249,7 @@ def test_batches(page: Page, address: str, answers: Answers) -> None:
         batch("batch_b", "in_progress", (5000, 1200, 50)),
         batch("batch_a", "completed", (10, 9, 1), output_file_id="file-1", error_file_id="file-2"),
         batch("batch_0", "failed", (0, 0, 0), errors={"data": [{"line": 7, "message": MARKUP}]}),
+        batch("batch_1", "failed", (0, 0, 0), errors={"data": [{"line": None, "message": "file-a holds no request"}]}),
     ]
     answers.status["batches"]["running"] = 1
     page.open(f"{address}/")
@@ -261,6 +262,7 @@ def test_batches(page: Page, address: str, answers: Answers) -> None:
     assert "10 of 10 requests, 1 failed" in done
     assert f"Line 7: {MARKUP}" in failed
     assert "more" not in failed
+    assert page.text("#batches li:nth-child(4) .errors") == "file-a holds no request"
     assert page.text("#batches-running") == "1 running"
     answers.batches[0] = batch("batch_b", "in_progress", (5000, 4000, 50))
     answers.batches.insert(0, batch("batch_c", "validating", (0, 0, 0)))
@@ -285,9 +287,15 @@ def test_errors_of_a_batch(page: Page, address: str, answers: Answers, found: in
 
 def test_a_real_batch_that_fails(page: Page, server: Online) -> None:
     """The errors of a batch that a real server refuses name each line once, with no file before it."""
-    bad = json.dumps({"custom_id": "a", "method": "POST", "url": "/v1/embeddings", "body": {}})
+    good = {
+        "custom_id": "a",
+        "method": "POST",
+        "url": "/v1/chat/completions",
+        "body": {"model": "demo", "messages": []},
+    }
+    bad = json.dumps(good | {"custom_id": "b", "url": "/v1/embeddings"})
     with server.client() as client:
-        files = {"file": ("rows.jsonl", f"{bad}\n" * 18)}
+        files = {"file": ("rows.jsonl", f"{json.dumps(good)}\n" + f"{bad}\n" * 18)}
         file = client.post("/v1/files", data={"purpose": "batch"}, files=files).json()["id"]
         asked = {"input_file_id": file, "endpoint": "/v1/chat/completions", "completion_window": "24h"}
         made = client.post("/v1/batches", json=asked).json()["id"]
@@ -295,7 +303,7 @@ def test_a_real_batch_that_fails(page: Page, server: Online) -> None:
     page.wait_for("#batches", made)
     page.wait("polls[1]() && document.querySelector('#batches').innerText.includes('more')")
     lines = page.text("#batches li:nth-child(1) .errors").splitlines()
-    assert lines[1].startswith("Line 2: url is '/v1/embeddings'")
+    assert lines[0].startswith("Line 2: url is '/v1/embeddings'")
     assert lines[3] == f"And 15 more: see /v1/batches/{made}."
 
 

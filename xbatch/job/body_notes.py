@@ -52,7 +52,7 @@ def allowed_by(spec: JobSpec) -> Allowed | None:
 
 def ignored_sentence(ignored: Iterable[tuple[str, Noted]], rows: int, engine: str) -> str:
     """Say how many rows have fields that the engine ignores, and name those of `ignored`."""
-    named = [f"{name} ({_about(noted)})" for name, noted in ignored]
+    named = [f"{name if name.isprintable() else repr(name)} ({_about(noted)})" for name, noted in ignored]
     more = f", and {len(named) - _SHOWN:,} more" if len(named) > _SHOWN else ""
     have = "1 row has" if rows == 1 else f"{rows:,} rows have"
     names = f": {', '.join(named[:_SHOWN])}{more}" if named else ""

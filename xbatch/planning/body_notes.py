@@ -12,6 +12,8 @@ MAX_SHAPES = 4096
 """Shapes of bodies that are remembered; rows of others are examined one by one."""
 MAX_NAMES = 100
 """Ignored fields that are told apart by their names."""
+MAX_NAME_CHARS = 100
+"""Longer names of ignored fields are cut: any text may stand there."""
 _DEEP = frozenset({"response_format", "structured_outputs", "tools"})
 """Fields of a body that hold fields which can be wrong."""
 
@@ -76,7 +78,7 @@ class BodyNotes:
     def _examine(self, body: dict[str, Any], endpoint: str, row: Row) -> None:
         """Note whatever there is to say about a body, and remember its shape if that is nothing."""
         inside = (*ignored_inside(body), *ignored_in_messages(body.get("messages")))
-        names = dict.fromkeys((*ignored_fields(body, endpoint), *inside))
+        names = dict.fromkeys(name[:MAX_NAME_CHARS] for name in (*ignored_fields(body, endpoint), *inside))
         for name in names:
             if (noted := self.ignored.get(name)) is not None:
                 noted.rows += 1

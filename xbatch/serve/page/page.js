@@ -234,7 +234,7 @@ function showBatch(batch) {
 /** The first errors of a batch, a line each, and how many more there are. */
 function mistakes(batch) {
   const errors = batch.errors?.data ?? [];
-  const told = ({ line, message }) => (line ? `Line ${line}: ${message}` : sentence(message));
+  const told = ({ line, message }) => (line ? `Line ${line}: ${message}` : message);
   const lines = errors.slice(0, SHOWN_ERRORS).map(told);
   const more = errors.length - SHOWN_ERRORS;
   const least = errors.length < MOST_ERRORS ? "" : "at least ";
