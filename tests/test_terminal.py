@@ -127,8 +127,9 @@ def test_escaping() -> None:
 def test_a_message_of_several_lines_keeps_them(tmp_path: Path) -> None:
     """The table of what has changed is a table, also where names of files hold line breaks."""
     write(tmp_path / "in.jsonl", [chat(0)])
-    run(tmp_path, "in.jsonl")
-    text = run(tmp_path, "in.jsonl", "--seed", "5", "--system", "x\ny").stderr.decode()
+    run(tmp_path, "in.jsonl", "-o", "o\nut.jsonl")
+    text = run(tmp_path, "in.jsonl", "-o", "o\nut.jsonl", "--seed", "5").stderr.decode()
+    assert text.startswith("xbatch: o\\nut.jsonl.xbatch belongs to job ")
     assert "with other inputs or settings:\n  " in text
     assert "\nRun it as it was, " in text
     many = xbatch(tmp_path, "run", "in.jsonl", "--drain-s", "-1", "--lease-s", "-1").stderr.decode()
