@@ -281,7 +281,7 @@ UNUSABLE = {
     "csv": b"id,prompt\n1,hello\n",
     "utf-16": LINES.encode("utf-16"),
     "vendor": (json.dumps(VENDORS["anthropic"]) + "\n").encode() * 3,
-    "csv.gz": gzip.compress(b"id,prompt\n1,hello\n"),
+    "csv.gz": gzip.compress(b"id,prompt\n1,hello\n", mtime=0),
 }
 
 
@@ -361,8 +361,8 @@ def test_batches_of_the_server(tmp_path: Path, name: str) -> None:
         ("x.csv", b"id,prompt\n1,hello\n"),
         ("x y.tsv", b"id\tprompt\n1\thello\n"),
         ("x.txt", b"id;prompt\n1;hello\n"),
-        ("x.csv.gz", gzip.compress(b"id,prompt\n1,hello\n")),
-        ("x.csv", gzip.compress(b"id,prompt\n1,hello\n")),
+        ("x.csv.gz", gzip.compress(b"id,prompt\n1,hello\n", mtime=0)),
+        ("x.csv", gzip.compress(b"id,prompt\n1,hello\n", mtime=0)),
         ("x.arrow", None),
         ("y.arrow", None),
         ("x.orc", None),

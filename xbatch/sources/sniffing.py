@@ -63,6 +63,8 @@ _MARKUP = re.compile(rb"<(?:!doctype\s+html|html|head|body|\?xml|!--)[\s>]?", re
 _TOKEN = re.compile(
     rb'[ \t\r\n]*(?:("(?:[^"\\\x00-\x1f]|\\.)*")|(-?[0-9][-+.0-9eE]*|true|false|null|NaN|-?Infinity)|([{}\[\],:]))'
 )
+_OBJECT = re.compile(rb'\{[ \t]*"')
+"""How a row begins, even one that is broken further on."""
 _CONTROL = re.compile(rb"[\x00-\x08\x0e-\x1a\x1c-\x1f]")
 _YAML = re.compile(rb"(?:---\s*|- .*|[A-Za-z_][\w .-]*:(?: .*)?|\s+\S.*|#.*)")
 
@@ -95,7 +97,7 @@ def foreign(head: Head, conversion: Conversion) -> str | None:
 def _lines_of_what(head: Head, lines: Sequence[bytes], conversion: Conversion) -> str | None:
     """Say what the lines of a text are; None if any of them may be a row."""
     objects = [line for line in lines if line.startswith(b"{")]
-    if any(_decoded(line) is not None for line in objects):
+    if any(_OBJECT.match(line) or _decoded(line) is not None for line in objects):
         return _without_brackets(lines, conversion)
     if _is_binary(head.data):
         return _not_jsonl("a binary file")
