@@ -236,7 +236,7 @@ def test_extend(tmp_path: Path) -> None:
 
 def test_job_that_begins_without_a_model_learns_it(tmp_path: Path) -> None:
     """Whatever makes the first rows of a job that can be sent, they are answered by the model that they name."""
-    (tmp_path / "bad.jsonl").write_text("{\n")
+    write(tmp_path / "bad.jsonl", [chat(0) | {"method": "GET"}])
     write(tmp_path / "more.jsonl", [chat(1), chat(2)])
     words = ("-o", "out.jsonl", "--max-failures", "1", "--engine-arg", "fail_on=1")
     assert run(tmp_path, "bad.jsonl", *words).returncode == 0
@@ -257,7 +257,7 @@ def test_job_that_begins_without_a_model_learns_it(tmp_path: Path) -> None:
 def test_row_that_can_be_sent_since_its_input_has_changed(tmp_path: Path) -> None:
     """A job without a model loads one when an input that was edited in place has rows that can be sent now."""
     good = json.dumps(chat(1))
-    (tmp_path / "in.jsonl").write_text("{" + " " * (len(good) - 1) + "\n")
+    (tmp_path / "in.jsonl").write_text(good.replace("POST", "NOPE") + "\n")
     log = ("--engine-arg", f"log={tmp_path / 'log'}")
     assert run(tmp_path, "in.jsonl", *log).returncode == 1
     (tmp_path / "in.jsonl").write_text(good + "\n")

@@ -19,7 +19,8 @@ def test_job_that_began_without_a_model_is_answered_by_vllm(tmp_path: Path) -> N
         {"model": "demo", "messages": [{"role": "user", "content": question}], "temperature": 0}
         for question, _ in taught
     ]
-    (tmp_path / "empty.jsonl").write_text("{\n")
+    unsendable = serving.batch_line("never", serving.CHAT, asked[0]) | {"method": "GET"}
+    serving.write_rows(tmp_path / "empty.jsonl", [unsendable])
     serving.write_rows(tmp_path / "more.jsonl", asked)
     output, state = tmp_path / "out.jsonl", tmp_path / "out.jsonl.xbatch"
 
@@ -31,7 +32,7 @@ def test_job_that_began_without_a_model_is_answered_by_vllm(tmp_path: Path) -> N
     extended = run(tmp_path, "more.jsonl", "--extend", "--request-timeout", "0.001")
     assert extended.code == 0, extended.err
     rows = [json.loads(line) for line in output.read_text().splitlines()]
-    assert [row["error"]["code"] for row in rows] == ["invalid_json_line", *["request_timeout"] * 3]
+    assert [row["error"]["code"] for row in rows] == ["invalid_method", *["request_timeout"] * 3]
 
     retried = run(tmp_path, "more.jsonl", "--retry-failed")
     assert retried.code == 0, retried.err
@@ -39,7 +40,7 @@ def test_job_that_began_without_a_model_is_answered_by_vllm(tmp_path: Path) -> N
     assert report["model"] == "demo"
     assert report["engine"].startswith("vLLM"), report["engine"]
     first, *answered = (json.loads(line) for line in output.read_text().splitlines())
-    assert first["error"]["code"] == "invalid_json_line"
+    assert first["error"]["code"] == "invalid_method"
     bodies = [row["response"]["body"] for row in answered]
     assert [body["choices"][0]["message"]["content"] for body in bodies] == [answer for _, answer in taught]
     assert all(body["created"] > 0 for body in bodies), "the fake engine's answers are from 1970"
