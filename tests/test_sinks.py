@@ -503,7 +503,7 @@ def test_bytes_are_carried_as_base64(tmp_path: Path) -> None:
 
 def thoughtful(index: int, **message: Any) -> OutputRow:
     body = {"choices": [{"index": 0, "message": {"role": "assistant", **message}, "finish_reason": "length"}]}
-    outcome = Completion(json.dumps(body, separators=(",", ":")).encode(), Usage(1, 1))
+    outcome = Completion(json.dumps(body, separators=(",", ":")).encode(), Usage(7, index))
     return OutputRow(0, True, response_line("job", index, f"id-{index}", outcome, "batch"))
 
 

@@ -171,6 +171,7 @@ def test_requests() -> None:
         {"messages": [{"role": "user", "content": "hi"}], "model": "m"},
         parsed.num_bytes,
         nameless=True,
+        line=4,
     )
     assert parse(row({"text": "hi", "custom_id": "mine"}), chat).custom_id == "mine"
     named = RequestTemplate({"custom_id": "{{ id }}", "prompt": "{{ text }}"})
