@@ -17,6 +17,7 @@ from test_places import places, touch
 
 from xbatch import storage
 from xbatch.errors import UsageError
+from xbatch.job.inputs import find_inputs
 from xbatch.storage.pipes import spool_special
 
 NOT_UTF8 = os.fsdecode(b"caf\xe9.jsonl")
@@ -165,7 +166,8 @@ def test_lists_of_names(tmp_path: Path) -> None:
 def test_words_that_name_nothing(word: str) -> None:
     """An empty word, as an unset variable leaves it, is not the working directory."""
     touch("", "a.jsonl")
-    refusal(word)
+    with pytest.raises(UsageError):
+        find_inputs([word], lambda _: False)
 
 
 def test_names_that_are_not_utf8(tmp_path: Path) -> None:

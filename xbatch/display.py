@@ -8,8 +8,11 @@ import re
 
 from xbatch.masking import masked
 
-_UNSAFE = re.compile("[\x00-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff\ufeff]")
-"""Control characters (C0, DEL, C1), line separators, marks that change the direction of text, lone surrogates."""
+_UNSAFE = re.compile(
+    "[\x00-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff\ufeff\U0010f080-\U0010f0ff]"
+)
+"""Control characters (C0, DEL, C1), line separators, marks that change the direction of text, lone surrogates, and the
+private characters in which `storage` keeps the bytes of file names that are not UTF-8."""
 _UNSAFE_IN_JSON = re.compile(_UNSAFE.pattern.replace("\x00-\x1f", ""))
 _SHORT = {"\n": "\\n", "\r": "\\r", "\t": "\\t"}
 
@@ -58,6 +61,8 @@ def counted(number: int, noun: str, plural: str | None = None) -> str:
 
 def _escape(found: "re.Match[str]") -> str:
     char = found[0]
+    if char >= "\U0010f080":
+        return f"\\x{ord(char) & 0xFF:02x}"
     if (short := _SHORT.get(char)) is not None:
         return short
     return f"\\x{ord(char):02x}" if ord(char) < 0x100 else f"\\u{ord(char):04x}"

@@ -286,7 +286,7 @@ class Job:
             running_s=self.course.running_s,
             state=self.state.uri,
             engine=engine.description if engine else None,
-            engine_log=str(log) if log.exists() and log.stat().st_size else None,
+            engine_log=storage.as_text(str(log)) if log.exists() and log.stat().st_size else None,
         )
 
     def _fail(self, error: XbatchError) -> None:

@@ -4,6 +4,7 @@ import contextlib
 import copy
 import json
 import os
+import re
 from collections.abc import Iterator, Mapping
 from typing import Any, cast
 
@@ -16,6 +17,8 @@ from xbatch.storage.naming import as_text, is_local, local_path
 from xbatch.storage.settings import StorageSettings
 
 READ_ONLY = ("http", "https")
+
+_DESCRIPTOR = re.compile(r"/(dev|proc/self)/fd/\d+")
 LONGEST_SILENCE_S = 60.0
 """An HTTP server from which nothing comes for so long is asked again."""
 SHORTEST_SILENCE_S = 5.0
@@ -99,7 +102,9 @@ def same_place(uri: str) -> str:
     """Return a name that two URIs share if they name one place, whoever has signed them."""
     if is_local(uri):
         # Path.resolve raises what is no OSError for links that lead round in a circle.
-        return as_text(os.path.realpath(local_path(uri)))
+        given, real = str(local_path(uri)), os.path.realpath(local_path(uri))
+        # A pipe behind a descriptor has another name in each process, under which nothing lies.
+        return given if _DESCRIPTOR.fullmatch(given) and not os.path.lexists(real) else as_text(real)
     uri = without_secrets(uri)
     with contextlib.suppress(ImportError, ValueError):
         found = get_filesystem_class(protocol_of(uri))
