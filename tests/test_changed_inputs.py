@@ -69,7 +69,7 @@ def test_renewed_address(server: str, tmp_path: Path) -> None:
     process = start(tmp_path, signed(server, 1), *words, *SLOW)
     wait_for(process, answering(tmp_path / "out.jsonl.xbatch"))
     process.kill()
-    told = b"".join(process.communicate(timeout=30))
+    told = b"".join(process.communicate(timeout=120))
     again = run(tmp_path, signed(server, 2), *words)
     assert again.returncode == 0, again.stderr
     assert b"settled already" in again.stderr
@@ -172,7 +172,7 @@ def test_moved_folder(tmp_path: Path) -> None:
     process = start(tmp_path / "old", "in.jsonl", *SLOW)
     wait_for(process, answering(tmp_path / "old/in.responses.jsonl.xbatch"))
     process.kill()
-    process.communicate(timeout=30)
+    process.communicate(timeout=120)
     shutil.move(tmp_path / "old", tmp_path / "new")
     again = run(tmp_path / "new", "in.jsonl")
     assert again.returncode == 0, again.stderr
@@ -309,7 +309,7 @@ def test_another_process_has_it(tmp_path: Path) -> None:
     assert f"process {process.pid} on ".encode() in other.stderr
     assert ANEW not in other.stderr
     process.terminate()
-    process.communicate(timeout=30)
+    process.communicate(timeout=120)
     assert process.returncode == 75
     again = run(tmp_path, "in.jsonl", "--max-line-bytes", "1000")
     assert (again.returncode, again.stderr.count(ANEW)) == (0, 1)

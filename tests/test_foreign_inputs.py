@@ -330,7 +330,7 @@ def test_watch_refuses_one_file_only(tmp_path: Path) -> None:
         capture_output=True,
         text=True,
         check=False,
-        timeout=60,
+        timeout=180,
     )
     assert done.returncode == 2
     for name in UNUSABLE:

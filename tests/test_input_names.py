@@ -153,7 +153,7 @@ def test_lists_of_names(tmp_path: Path) -> None:
     write(tmp_path / "b.jsonl", [chat(1)])
     (tmp_path / "utf-16.txt").write_bytes("b.jsonl".encode("utf-16"))
     command = f"{sys.executable} -m xbatch run @<(ls *.jsonl) -o out.jsonl --engine fake"
-    assert subprocess.run(["bash", "-c", command], cwd=tmp_path, env=ENV, check=False, timeout=60).returncode == 0
+    assert subprocess.run(["bash", "-c", command], cwd=tmp_path, env=ENV, check=False, timeout=180).returncode == 0
     assert sorted(ids(tmp_path / "out.jsonl")) == ["id-0", "id-1"]
     for name in ("/dev/zero", "utf-16.txt", "."):
         done = run(tmp_path, f"@{name}", "-o", "other.jsonl")
@@ -196,7 +196,7 @@ def test_watched_names_that_are_not_utf8(tmp_path: Path) -> None:
     (tmp_path / "in/loop.jsonl").symlink_to("loop.jsonl")
     words = ["watch", "in", "-o", "out", "--once", "--settle", "0.1s", "--every", "0.1s", *FAKE]
     done = subprocess.run(
-        [sys.executable, "-m", "xbatch", *words], cwd=tmp_path, env=ENV, capture_output=True, check=False, timeout=60
+        [sys.executable, "-m", "xbatch", *words], cwd=tmp_path, env=ENV, capture_output=True, check=False, timeout=180
     )
     assert done.returncode == 2
     assert done.stderr.count(b"in/loop.jsonl can't be read") == done.stderr.count(b"would be too long") == 1
@@ -222,7 +222,7 @@ def test_endless_standard_input(tmp_path: Path) -> None:
     """Standard input that is a device is refused, not copied until the disk is full; /dev/null is empty."""
     command = f"{sys.executable} -m xbatch run - --model m --engine fake"
     for device, code in (("/dev/zero", 2), ("/dev/null", 0)):
-        done = subprocess.run(["bash", "-c", f"{command} < {device}"], cwd=tmp_path, env=ENV, check=False, timeout=60)
+        done = subprocess.run(["bash", "-c", f"{command} < {device}"], cwd=tmp_path, env=ENV, check=False, timeout=180)
         assert done.returncode == code
     assert run(tmp_path, "/dev/null", "-o", "out.jsonl").returncode == 0
     assert ids(tmp_path / "out.jsonl") == []
@@ -254,7 +254,7 @@ def test_process_substitution(tmp_path: Path) -> None:
 
     def bash(words: str) -> "subprocess.CompletedProcess[bytes]":
         line = command.format(words)
-        return subprocess.run(["bash", "-c", line], cwd=tmp_path, env=ENV, capture_output=True, check=False, timeout=60)
+        return subprocess.run(["bash", "-c", line], cwd=tmp_path, env=ENV, capture_output=True, check=False, timeout=180)
 
     assert bash("<(cat in.jsonl)").stdout.count(b"\n") == 2
     assert bash("/dev/stdin < in.jsonl").stdout.count(b"\n") == 2

@@ -38,7 +38,7 @@ def models(*names: str, **environment: str) -> "subprocess.CompletedProcess[str]
     kept = {name: value for name, value in os.environ.items() if "proxy" not in name.lower()}
     env = {**kept, "PYTHONPATH": str(ROOT), **environment}
     command = [sys.executable, "-c", NO_VLLM, "models", *names]
-    return subprocess.run(command, env=env, capture_output=True, text=True, check=False, timeout=60)
+    return subprocess.run(command, env=env, capture_output=True, text=True, check=False, timeout=180)
 
 
 @pytest.mark.parametrize("name", ["demoo", "nobody/nothing"])

@@ -111,7 +111,7 @@ def test_file_that_comes_while_the_job_runs(tmp_path: Path, roll: tuple[str, ...
     wait_for(process, answering(tmp_path / "o.jsonl.xbatch"))
     foreign = tmp_path / ("o-00000-of-00099.jsonl" if roll else "o.jsonl")
     foreign.write_bytes(MINE)
-    _, err = process.communicate(timeout=60)
+    _, err = process.communicate(timeout=180)
     assert process.returncode == 4, err
     assert b"has come to exist while the job ran" in err
     assert [path for path in tmp_path.glob("o*.jsonl") if path.is_file()] == [foreign]
@@ -194,7 +194,7 @@ def test_named_pipe_without_a_reader(folder: Path) -> None:
     while b"writing to " not in (line := process.stderr.readline()):
         assert line, "it has ended"
     process.send_signal(signal.SIGINT)
-    process.communicate(timeout=30)
+    process.communicate(timeout=120)
     assert process.returncode == 75
 
 
@@ -206,7 +206,7 @@ def test_terminal(folder: Path) -> None:
     seen = b""
     while seen.count(b"\n") < 3:
         seen += os.read(ours, 65536)
-    process.communicate(timeout=30)
+    process.communicate(timeout=120)
     assert process.returncode == 0
     assert os.ttyname(theirs) == name
     os.close(ours)
