@@ -1,10 +1,10 @@
 """What makes a job this job: its inputs and everything that changes its answers."""
 
+import os
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 from xbatch import storage
@@ -133,14 +133,14 @@ def merged(before: dict[str, Any], now: dict[str, Any]) -> dict[str, Any]:
 
 def _content(value: Any) -> Any:
     """Return a setting; if it names a small file, such as a chat template, with a digest of what the file holds."""
-    if isinstance(value, str) and len(value) < 1024 and "\n" not in value and Path(value).is_file():
+    if isinstance(value, str) and os.path.isfile(value):  # noqa: PTH113 - a text that no file can be called raises nothing
         return f"{value} ({edges(value)})"
     return storage.masked_all(value)
 
 
 def _adapter(place: str) -> str:
     """Return an adapter's name or folder, a folder with a digest of its files."""
-    return f"{place} ({model_version(place, None)})" if Path(place).is_dir() else storage.masked(place)
+    return f"{place} ({model_version(place, None)})" if os.path.isdir(place) else storage.masked(place)  # noqa: PTH112
 
 
 def _alike(old: Any, new: Any) -> bool:
