@@ -29,7 +29,7 @@ def find_inputs(
     is refused. Of a `watched` folder links are files of their own, and an empty one is nothing unusual. Raises
     UsageError, or StorageError if a store can't be asked.
     """
-    if any(word in _STDIN for word in given):
+    if any(map(is_stdin, given)):
         if len(given) > 1:
             raise UsageError("- (standard input) can't be mixed with other inputs")
         return [STDIN], []
@@ -74,6 +74,11 @@ class _Taken:
     def notes(self) -> list[str]:
         """Say which files were found under two names."""
         return [f"left out, being the same file as another input: {few(self._again)}"] if self._again else []
+
+
+def is_stdin(word: str) -> bool:
+    """Tell whether a word names standard input."""
+    return word in _STDIN
 
 
 def stem_of(uri: str) -> str:

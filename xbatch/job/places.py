@@ -3,12 +3,13 @@
 import os
 import re
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from xbatch import storage
 from xbatch.errors import UsageError
-from xbatch.job.inputs import STDIN, find_inputs, stem_of
+from xbatch.job.inputs import STDIN, find_inputs, is_stdin, stem_of
 from xbatch.job.spec import JobSpec
 
 __all__ = [
@@ -21,9 +22,9 @@ __all__ = [
     "find_places",
     "inputs_of",
     "is_answers",
-    "is_stream",
     "state_of",
     "storage_of",
+    "streams_of",
 ]
 
 STDOUT = "-"
@@ -86,12 +87,15 @@ def find_places(spec: JobSpec, scratch: Path) -> Places:
     return Places(inputs, targets, errors, state, output, notes, dict(streams.values()))
 
 
-def is_stream(output: str) -> bool:
-    """Tell whether an output is a stream, of which nothing is kept."""
-    try:
-        return not output.endswith("/") and storage.stream_of(output) is not None
-    except UsageError:
-        return False
+def streams_of(spec: JobSpec) -> dict[str, str]:
+    """Return the names of the streams to which the `output` and the `errors` of a job go, as far as they do."""
+    output = spec.output or (STDOUT if _is_piped(spec.inputs) else None)
+    found: dict[str, str] = {}
+    for flag, uri in (("output", output), ("errors", spec.errors)):
+        with suppress(UsageError):  # whoever looks for the places tells what is wrong
+            if uri is not None and not uri.endswith("/") and (stream := storage.stream_of(uri)) is not None:
+                found[flag] = stream
+    return found
 
 
 def state_of(output: str) -> str:
@@ -107,7 +111,7 @@ def default_output(inputs: list[str], output_format: str | None = None) -> str:
 
     Raises UsageError if that can't be told, as for inputs that are not on this machine.
     """
-    if inputs == [STDIN] or (len(inputs) == 1 and storage.is_special(inputs[0])):
+    if _is_piped(inputs):
         return STDOUT
     if any(storage.is_special(uri) for uri in inputs):
         raise UsageError("some inputs are pipes: say by -o where the output should go")
@@ -117,6 +121,11 @@ def default_output(inputs: list[str], output_format: str | None = None) -> str:
         table = "parquet" if inputs[0].lower().endswith(_PARQUET) else _DEFAULT_FORMAT
         return check_length(answers_name(inputs[0], output_format or table))
     return storage.as_text(str(_common_folder(inputs) / "responses")) + "/"
+
+
+def _is_piped(inputs: list[str]) -> bool:
+    """Tell whether the one input is standard input or another pipe."""
+    return len(inputs) == 1 and (is_stdin(inputs[0]) or storage.is_special(inputs[0]))
 
 
 def check_length(output: str) -> str:
