@@ -13,7 +13,7 @@ from xbatch.errors import UsageError
 from xbatch.job.fingerprint import edges, model_version
 from xbatch.job.inputs import STDIN
 from xbatch.job.pairing import Input, describe_input, pair_inputs, place_of
-from xbatch.job.spec import JobSpec
+from xbatch.job.spec import ENGINE_SECRETS, JobSpec
 from xbatch.storage import Stat
 
 SPEED_ONLY = frozenset(
@@ -34,9 +34,7 @@ FIXED = frozenset(("format",))
 """Rows that are settled have it already."""
 FAKE_ONLY = frozenset(("delay_s", "start_s", "cache_tokens", "max_in_flight", "crash_on", "fail_on", "poison", "log"))
 """Settings of the fake engine, none of which changes what it answers."""
-_SECRETS = frozenset(("hf_token", "api_key"))
-"""Settings of the engine that are kept nowhere."""
-_NO_PART = SPEED_ONLY | FAKE_ONLY | _SECRETS
+_NO_PART = SPEED_ONLY | FAKE_ONLY | ENGINE_SECRETS
 _WITH_CONTENT = re.compile(r"(.*) \(([0-9a-f]{32})\)", re.DOTALL)
 """A setting that names a file or a folder, with a digest of what is in it."""
 
@@ -237,7 +235,7 @@ def _flat(identity: dict[str, Any]) -> dict[str, Any]:
         elif name == "request":
             flat |= {f"{name}.{key}": each for key, each in value.items()}
         else:
-            flat |= {f"{name}.{key}": storage.masked_all(each) for key, each in value.items() if key not in _SECRETS}
+            flat |= {f"{name}.{key}": storage.masked_all(each) for key, each in value.items() if key not in ENGINE_SECRETS}
     return flat
 
 

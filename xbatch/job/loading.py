@@ -12,7 +12,7 @@ from pydantic import ValidationError
 from xbatch import storage
 from xbatch.display import lines
 from xbatch.errors import StorageError, UsageError
-from xbatch.job.spec import JobSpec
+from xbatch.job.spec import ENGINE_SECRETS, JobSpec
 from xbatch.job.yaml_text import BadYaml, YamlText, dumped
 
 JOB_FILE_SUFFIXES = (".yaml", ".yml")
@@ -31,7 +31,6 @@ _BEYOND = ("greater_than", "less_than", "finite_number")
 """What pydantic's types of error begin with where a number is out of its range."""
 _TYPE = re.compile(r"(str|int|float|bool|list|dict|function|constrained)\b")
 _SECRET = re.compile("key|secret|token|password|passphrase|credential|connection_string", re.IGNORECASE)
-_ENGINE_SECRET = re.compile("^(hf_token|api_key)$")
 _MARK = "\ue000"
 """Stands around the name of a variable until the text is YAML, where a `$` would be escaped."""
 _FLAGS = {
@@ -126,10 +125,10 @@ class _Secrets:
             return [self.taken_out(each, name) for each in value]
         if not isinstance(value, dict):
             return value
-        secret = _ENGINE_SECRET if name == "ENGINE" else _SECRET
+        is_secret = ENGINE_SECRETS.__contains__ if name == "ENGINE" else _SECRET.search
         below = {key: f"{name}_{re.sub('[^A-Z0-9]', '_', key.upper())}" for key in value}
         return {
-            key: self._mark(below[key]) if secret.search(key) else self.taken_out(each, below[key])
+            key: self._mark(below[key]) if is_secret(key) else self.taken_out(each, below[key])
             for key, each in value.items()
         }
 
