@@ -4,7 +4,7 @@ from collections.abc import Callable, Collection, Sequence
 
 from xbatch import storage
 from xbatch.errors import StorageError, UsageError
-from xbatch.job.places import Places
+from xbatch.job.places import Places, watched_state_of
 from xbatch.job.spec import JobSpec
 from xbatch.state.folder import StateFolder
 
@@ -23,7 +23,7 @@ class Ownership:
     def __init__(self, spec: JobSpec, places: Places, state: StateFolder, occupied: Callable[[], list[str]]) -> None:
         self._overwrite = spec.overwrite
         self._errors = spec.errors
-        self._beside_output = spec.state is None
+        self._beside_output = spec.state is None or spec.state == watched_state_of(spec.output or "")
         self._made = places.streams.keys()
         self._state = state
         self._occupied = occupied

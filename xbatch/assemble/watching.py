@@ -19,7 +19,7 @@ from xbatch.display import counted, prefixed
 from xbatch.errors import ExitCode, Interrupted, StorageError, UsageError
 from xbatch.job.inputs import find_inputs
 from xbatch.job.pairing import is_same_version
-from xbatch.job.places import answers_name, check_length, is_answers, storage_of
+from xbatch.job.places import answers_name, check_length, is_answers, storage_of, watched_state_of
 from xbatch.job.spec import JobSpec
 from xbatch.report.totals import exit_code, failure_lines
 from xbatch.run import Stop
@@ -208,10 +208,8 @@ class Watcher:
         digest = blake2b(f"{unit.uri}|{unit.size_bytes}|{unit.version}".encode(), digest_size=4).hexdigest()
         for mark in ("", f".{digest}"):
             output = check_length(answers_name(name, form, mark))
-            state = f"{self._out}{STATE}/{output}"
-            spec = self._spec.model_copy(
-                update={"inputs": [unit.uri], "output": f"{self._out}{output}", "state": state}
-            )
+            state = watched_state_of(self._out + output)
+            spec = self._spec.model_copy(update={"inputs": [unit.uri], "output": self._out + output, "state": state})
             if _is_of(StateFolder(state), unit):
                 return spec
         return spec

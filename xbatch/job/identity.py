@@ -235,7 +235,9 @@ def _flat(identity: dict[str, Any]) -> dict[str, Any]:
         elif name == "request":
             flat |= {f"{name}.{key}": each for key, each in value.items()}
         else:
-            flat |= {f"{name}.{key}": storage.masked_all(each) for key, each in value.items() if key not in ENGINE_SECRETS}
+            flat |= {
+                f"{name}.{key}": storage.masked_all(each) for key, each in value.items() if key not in ENGINE_SECRETS
+            }
     return flat
 
 

@@ -25,6 +25,7 @@ __all__ = [
     "state_of",
     "storage_of",
     "streams_of",
+    "watched_state_of",
 ]
 
 STDOUT = "-"
@@ -104,6 +105,12 @@ def state_of(output: str) -> str:
     # Beside a bucket there is nothing, so it lies inside.
     is_bucket = "://" in place and "/" not in place.split("://", 1)[1]
     return f"{place}/{_STATE}" if is_bucket else f"{place}{_STATE}"
+
+
+def watched_state_of(output: str) -> str:
+    """Return where a watcher keeps the state of the job with this output: in a folder beside all outputs."""
+    folder, slash, name = output.rpartition("/")
+    return f"{folder}{slash}{_STATE}/{name}"
 
 
 def default_output(inputs: list[str], output_format: str | None = None) -> str:
