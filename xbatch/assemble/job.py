@@ -144,7 +144,7 @@ class Job:
 
     @storage.own_context
     def leave(self) -> None:
-        """As `close`, at once and from any thread, keeping what is settled; the process must end after it."""
+        """Do as `close` does, at once and from any thread, keeping what is settled; the process must end after it."""
         storage.use_settings(self._storage)
         self._starter.kill()
         if self.course.passes is not None:

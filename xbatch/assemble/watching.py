@@ -202,7 +202,7 @@ class Watcher:
         return True
 
     def _spec_of(self, unit: Unit) -> JobSpec:
-        """The job of a unit: under the file's own name if nothing else has it, else with a digest of the unit."""
+        """Return the job of a unit, under the file's own name if nothing else has it, else with a digest of the unit."""
         name = unit.uri.rsplit("/", 1)[-1]
         form = self._spec.output_format or ("parquet" if name.lower().endswith(".parquet") else None)
         digest = blake2b(f"{unit.uri}|{unit.size_bytes}|{unit.version}".encode(), digest_size=4).hexdigest()
@@ -215,7 +215,7 @@ class Watcher:
         return spec
 
     def _report_of(self, spec: JobSpec) -> dict[str, Any] | None:
-        """The report of a unit that was answered and of which nothing should be tried again, if its output is there."""
+        """Return the report of a unit whose output is there, unless some of its rows should be tried again."""
         report = StateFolder(str(spec.state)).report()
         if report is None or spec.wants_retry(report["request_counts"]):
             return None

@@ -193,7 +193,7 @@ async def _answer(spec: "JobSpec", scratch: "Path", terminal: "Terminal") -> int
 
 
 def _go_on(spec: "JobSpec") -> str:
-    """How a job that was stopped is resumed."""
+    """Say how a job that was stopped is resumed."""
     from xbatch.job.places import streams_of
 
     if spec.state is None and "output" in streams_of(spec):

@@ -96,7 +96,7 @@ def check_abilities(notes: BodyNotes, sendable: int, unable: Collection[str]) ->
 
 
 def _of_parsers() -> tuple[str, ...]:
-    """Needs that models with a format of their own do not have."""
+    """Return the needs that models with a format of their own do not have."""
     return needs.TOOLS, needs.TEMPLATE
 
 

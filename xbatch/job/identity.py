@@ -94,7 +94,7 @@ def changes(before: dict[str, Any], now: dict[str, Any], same_bytes: Callable[[i
 
 
 def agree(job: str, changed: list[Change], accept: Iterable[str], *, extend: bool) -> list[str]:
-    """Names of the fields that have changed, all of them accepted.
+    """Return the names of the fields that have changed, all of them accepted.
 
     Raises UsageError with a table of the others.
     """
@@ -118,7 +118,7 @@ def agree(job: str, changed: list[Change], accept: Iterable[str], *, extend: boo
 
 
 def merged(before: dict[str, Any], now: dict[str, Any]) -> dict[str, Any]:
-    """The identity of a job that goes on with changes: its inputs keep their places, new ones come last."""
+    """Return the identity of a job that goes on with changes: its inputs keep their places, new ones come last."""
     kept, new = list(before["inputs"]), []
     for i, found in zip(pair_inputs(before["inputs"], now["inputs"]), now["inputs"], strict=True):
         if i is None:
@@ -142,7 +142,7 @@ def _adapter(place: str) -> str:
 
 
 def _alike(old: Any, new: Any) -> bool:
-    """Two values of a setting are the same, or name files or folders that hold the same, wherever those lie."""
+    """Tell whether two values of a setting are the same, or name files or folders that hold the same."""
     if old == new or not (isinstance(old, str) and isinstance(new, str)):
         return bool(old == new)
     was, found = _WITH_CONTENT.fullmatch(old), _WITH_CONTENT.fullmatch(new)
@@ -177,7 +177,7 @@ def _vanished(was: Input) -> Change:
 
 
 def _compared(was: Input, found: Input, same_bytes: Callable[[], bool]) -> Change | None:
-    """How an input differs from what the job knows of it; None if it doesn't."""
+    """Tell how an input differs from what the job knows of it; None if it doesn't."""
     name, grown = _name(found), found["size_bytes"] - was["size_bytes"]
     field, versions = f"inputs.{name}", (_version(was), _version(found))
     moved, places = place_of(was) != place_of(found), (_address(was), _address(found))

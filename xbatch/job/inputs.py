@@ -82,7 +82,7 @@ def is_stdin(word: str) -> bool:
 
 
 def stem_of(uri: str) -> str:
-    """A file's name without what tells its format."""
+    """Return a file's name without what tells its format."""
     folder, slash, name = uri.rpartition("/")
     at = found.start() if (found := _EXTENSION.search(name)) else len(name)
     return folder + slash + (name[:at] or name)
@@ -113,7 +113,7 @@ def _found(word: str, is_output: Callable[[str], bool], unknown: list[str], *, w
 
 
 def _unlisted(given: Sequence[str]) -> list[str]:
-    """The words, with lists of them read."""
+    """Return the words, with lists of them read."""
     words: list[str] = []
     for word in given:
         words += _listed(word[1:]) if word.startswith(_LIST) else [word]
@@ -121,7 +121,7 @@ def _unlisted(given: Sequence[str]) -> list[str]:
 
 
 def _listed(uri: str) -> list[str]:
-    """The words of a list, one a line. Raises UsageError."""
+    """Read the words of a list, one a line. Raises UsageError."""
     name = f"the list {storage.shown_name(uri)}"
     try:
         with TemporaryDirectory(prefix="xbatch-") as scratch:

@@ -42,7 +42,7 @@ _FLAGS = {
 
 
 def load_job(given: Mapping[str, Any], environment: Mapping[str, str] = os.environ) -> JobSpec:
-    """The job that a command asks for; `given` holds the fields that its words give.
+    """Return the job that a command asks for; `given` holds the fields that its words give.
 
     If the first of `inputs` is a job file, the job is what that file says, with every given field in place of the
     file's; of `engine`, `lora_modules` and `storage_options` single settings, of `request` its single fields.
@@ -69,7 +69,7 @@ def load_job(given: Mapping[str, Any], environment: Mapping[str, str] = os.envir
 
 
 def read_job_file(path: str, environment: Mapping[str, str] = os.environ) -> YamlText:
-    """What a job file says, wherever it lies.
+    """Read what a job file says, wherever it lies.
 
     Raises UsageError.
     """
@@ -149,7 +149,7 @@ class _Secrets:
 
 
 def _readable(place: Any) -> Any:
-    """The names of files, which need not be UTF-8, as texts that can be written down."""
+    """Return the names of files, which need not be UTF-8, as texts that can be written down."""
     if isinstance(place, list):
         return [_readable(each) for each in place]
     return storage.as_text(place) if isinstance(place, str) else place
@@ -205,7 +205,7 @@ def _told(mistake: Any) -> str:
 
 
 def _range(name: str) -> str:
-    """The range of a field that is a number, in words; empty if it has none."""
+    """Return the range of a field that is a number, in words; empty if it has none."""
     found: dict[str, float] = {}
     for each in JobSpec.model_fields[name].metadata if name in JobSpec.model_fields else ():
         found |= {bound: value for bound in ("ge", "le") if (value := getattr(each, bound, None)) is not None}

@@ -100,7 +100,7 @@ def streams_of(spec: JobSpec) -> dict[str, str]:
 
 
 def state_of(output: str) -> str:
-    """Where the state of a job with this output lies, unless it was told otherwise."""
+    """Return where the state of a job with this output lies, unless it was told otherwise."""
     place = output.rstrip("/")
     # Beside a bucket there is nothing, so it lies inside.
     is_bucket = "://" in place and "/" not in place.split("://", 1)[1]
@@ -148,12 +148,12 @@ def is_answers(uri: str) -> bool:
 
 
 def answers_name(uri: str, output_format: str | None, mark: str = "") -> str:
-    """What the output for an input is called, unless it was told otherwise; `mark` tells it from others."""
+    """Return what the output for an input is called, unless it was told otherwise; `mark` tells it from others."""
     return f"{stem_of(uri)}{mark}{_ANSWERS}.{output_format or _DEFAULT_FORMAT}"
 
 
 def _is_output(spec: JobSpec) -> Callable[[str], bool]:
-    """Matches what a folder or a glob finds of this job's own output, or of any job's under the usual names."""
+    """Return what tells this job's own output, and any job's under the usual names, among the files of a folder."""
     own: list[str] = []
     for uri in filter(None, (spec.output, spec.errors)):
         place = re.escape(storage.same_place(uri))
@@ -205,7 +205,7 @@ def _common_folder(inputs: list[str]) -> Path:
 
 
 def _below_common(inputs: list[str]) -> list[str]:
-    """Each input's name from the folder on that they have in common."""
+    """Return each input's name from the folder on that they have in common."""
     parts = [storage.same_place(uri).split("/") for uri in inputs]
     shared = 0
     while all(len(each) > shared + 1 and each[shared] == parts[0][shared] for each in parts):

@@ -61,7 +61,7 @@ def remove(uri: str) -> None:
 
 
 def names_beside(uri: str) -> list[str]:
-    """Names of what lies in the folder of a file, there or not, in order. Raises StorageError."""
+    """Return the names of what lies in the folder of a file, there or not, in order. Raises StorageError."""
     if not is_local(uri):
         return RemoteFile(uri).names_beside()
     folder = local_path(uri).parent

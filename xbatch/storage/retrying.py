@@ -115,7 +115,7 @@ def _longest_pause_s(tries: int) -> float:
 
 
 def _store_of(place: str) -> str:
-    """The protocol and the host, or the bucket, of a URI."""
+    """Return the protocol and the host, or the bucket, of a URI."""
     protocol, separator, rest = place.partition("://")
     return protocol + separator + rest.partition("/")[0].partition("?")[0]
 
