@@ -30,7 +30,7 @@ class NothingAnswered(UsageError):
 
 
 class Continuing:
-    """Compares this run with the job whose state lies in a folder.
+    """A comparison of this run with the job whose state lies in a folder.
 
     `files` holds, for each input by the user's name for it, the file to read. What the user should know of inputs
     that are accepted as they are goes to `tell`.

@@ -53,7 +53,7 @@ class Seen:
 
 
 class Watcher:
-    """Runs a job for each file that lies directly under a prefix.
+    """A loop that runs a job for each file that lies directly under a prefix.
 
     `spec` is the job of every file, with the prefix as its input and a prefix as its output. A file is done when the
     report of its job is there, so several watchers may share the work, and one that was killed leaves nothing undone.
@@ -202,7 +202,7 @@ class Watcher:
         return True
 
     def _spec_of(self, unit: Unit) -> JobSpec:
-        """Return the job of a unit, under the file's own name if nothing else has it, else with a digest of the unit."""
+        """Return the job of a unit, whose output has the file's own name, and a digest if that is taken."""
         name = unit.uri.rsplit("/", 1)[-1]
         form = self._spec.output_format or ("parquet" if name.lower().endswith(".parquet") else None)
         digest = blake2b(f"{unit.uri}|{unit.size_bytes}|{unit.version}".encode(), digest_size=4).hexdigest()

@@ -23,7 +23,7 @@ MAX_RENEWALS = 3
 
 
 class Retrying:
-    """Asks again while the trouble is of the passing kind, at growing random distances.
+    """A caller of stores that asks again at growing random distances while their trouble may pass.
 
     It does so for `budget_s` in all; None stands for what the settings say.
     """
