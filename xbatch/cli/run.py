@@ -149,6 +149,7 @@ def _print_job(spec: "JobSpec", terminal: "Terminal") -> NoReturn:
 async def _answer(spec: "JobSpec", scratch: "Path", terminal: "Terminal") -> int:
     import asyncio
     import shutil
+    from contextlib import suppress
     from datetime import datetime
 
     from xbatch.assemble.job import Job
@@ -171,7 +172,10 @@ async def _answer(spec: "JobSpec", scratch: "Path", terminal: "Terminal") -> int
     stopping = Stopping(stop, tell, lambda text: terminal.leave(75, text, before=clean_up), _go_on(spec))
     signals.watch(stopping.ask)
     if spec.deadline is not None:
-        stopping.ask_after(seconds_until(spec.deadline, began), "the deadline has come")
+        left_s = 0.0
+        with suppress(ValueError):  # it has come since the command was read
+            left_s = seconds_until(spec.deadline, began)
+        stopping.ask_after(left_s, "the deadline has come")
     # Standard input is read to its end first, and stores may be slow, which must not hold up the signals.
     job = stopping.job = await asyncio.to_thread(Job, spec, scratch, stop, tell, terminal.divert)
     streams = Streams(job.places.streams, terminal.descriptors)
