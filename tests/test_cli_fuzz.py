@@ -226,6 +226,8 @@ def test_streams_that_are_missing(shell: Commands, place: Path, closed: list[str
     assert shell.run(place, ["run", "in.jsonl", *FAKE], closed=closed).code == 0
     assert len((place / "in.responses.jsonl").read_bytes().splitlines()) == len(ROWS)
     if "stdin" in closed:
-        assert shell.run(place, ["run", "-", "-o", "o.jsonl", *FAKE], closed=closed).code == 2
+        for word in ("-", "/dev/stdin"):
+            assert shell.run(place, ["run", word, "-o", "o.jsonl", *FAKE], closed=closed).code == 2
     if "stdout" in closed:
-        assert shell.run(place, ["run", "in.jsonl", "-o", "-", *FAKE], closed=closed).code == 2
+        for word in ("-", "/dev/stdout"):
+            assert shell.run(place, ["run", "in.jsonl", "-o", word, *FAKE], closed=closed).code == 2

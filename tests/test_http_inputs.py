@@ -368,6 +368,10 @@ def test_unknown_hosts(monkeypatch: pytest.MonkeyPatch, protocol: str, code: int
             with pytest.raises(PlaceUnusable, match=host) as raised:
                 storage.stat(uri)
             assert raised.value.exit_code is ExitCode.UNUSABLE
+            if protocol in PROTOCOLS:
+                # Watchers give a file up for a UsageError, and a name server may know the host later.
+                with pytest.raises(PlaceUnusable, match=f"the output can't be written: .*{host}"):
+                    storage.check_uri_writable(uri)
 
 
 def test_a_host_that_was_known(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -341,6 +341,13 @@ def test_content_of_a_named_file(tmp_path: Path) -> None:
     assert change.field == "engine_args.chat_template"
 
 
+def test_text_that_no_file_can_be_called() -> None:
+    """A chat template in one long line, or an adapter of such a name, is no file, and no trouble with one."""
+    text = "{{ messages }}" * 60
+    found = identify(JobSpec(inputs=["a"], engine={"chat_template": text}, lora_modules={"x": text}), {}, "m", {})
+    assert (found["engine_args"]["chat_template"], found["lora_modules"]["x"]) == (text, text)
+
+
 def test_inputs_by_content_and_time(tmp_path: Path) -> None:
     """An input is known by size, version, and the digest of its ends if it lies on this machine."""
     path = tmp_path / "a.jsonl"

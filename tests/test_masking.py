@@ -1,10 +1,13 @@
 """Secrets in URIs: what is shown of them, and what of a URI names the object."""
 
+import json
+import time
 from hashlib import blake2b
 from pathlib import Path
 
 import pytest
 
+from xbatch.display import shown_json
 from xbatch.errors import StorageError
 from xbatch.state.folder import StateFolder
 from xbatch.storage import masked, masked_all, replace_secrets, same_place, without_secrets
@@ -78,6 +81,22 @@ def test_json_is_masked() -> None:
         "a": ["http://h/k?***", 2, None],
         "b": {"c": "ftp://d:***@f/"},
     }
+
+
+def test_json_stays_json() -> None:
+    """Masking a line of JSON leaves JSON, whatever stands behind a URI in one of its texts."""
+    for after in ('"', '".', "\n", "\\", "\u00e9"):
+        uri = f"https://h/k?page=1&sig=abc{after}"
+        line = shown_json(json.dumps({"message": f'see "{uri}', "n": 1}))
+        assert json.loads(line)["n"] == 1
+        assert "abc" not in line
+
+
+def test_long_words() -> None:
+    """A text of a million letters is masked in no time."""
+    began_s = time.monotonic()
+    assert masked(f"{'a' * 1_000_000} https://h/k?sig=1").endswith(" https://h/k?***")
+    assert time.monotonic() - began_s < 10
 
 
 def test_state_in_a_store_with_a_password(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

@@ -13,6 +13,7 @@ from xbatch.errors import UsageError
 from xbatch.job.spec import JobSpec
 from xbatch.run import Stop
 from xbatch.state.folder import StateFolder
+from xbatch.state.lease import Lease
 
 STATE = "memory://refused-elsewhere/state"
 FAKE = {"name": "fake"}
@@ -66,3 +67,22 @@ def test_refusal_on_another_machine(tmp_path: Path) -> None:
     report = run(tmp_path / "c", engine=FAKE, retry_failed="all")
     assert report["request_counts"]["completed"] == 3
     assert report["this_run"]["rows"] == 1
+
+
+def test_refusal_while_another_begins(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A run that has seen no job, and is refused because one has begun since, leaves that job alone."""
+    write(tmp_path / "in.jsonl", [chat(i) for i in range(3)])
+    StateFolder(STATE).store.delete_folder("")
+    claim = Lease.claim
+
+    def last(lease: Lease) -> None:
+        monkeypatch.setattr(Lease, "claim", claim)
+        run(tmp_path / "a", engine=FAKE)
+        claim(lease)
+
+    monkeypatch.setattr(Lease, "claim", last)
+    with pytest.raises(UsageError, match="max_line_bytes"):
+        run(tmp_path / "b", engine=FAKE, max_line_bytes=1 << 20)
+    report = run(tmp_path / "c", engine=FAKE)
+    assert report["this_run"]["rows"] == 3, "the answers of the other run are gone"
+    assert StateFolder(STATE).report() == report

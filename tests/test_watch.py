@@ -265,3 +265,12 @@ def test_watched_from_elsewhere(folder: Path) -> None:
     assert once(moved).returncode == 0
     assert (moved / "log").read_text() == before
     assert len(list((moved / "out").glob("*.jsonl"))) == 3
+
+
+def test_retry_in_a_moved_folder(folder: Path) -> None:
+    """Outputs that have moved together with their states are still the watcher's own."""
+    assert once(folder, "--engine-arg", "fail_on=7").returncode == 1
+    moved = folder.rename(folder.parent / "moved-too")
+    done = once(moved, "--retry-failed=all")
+    assert done.returncode == 0, done.stderr
+    assert [answered(moved, number) for number in range(3)] == [expected(number) for number in range(3)]

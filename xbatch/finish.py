@@ -55,13 +55,13 @@ def finish_job(
 
 
 class _AllReasoning:
-    """Counts answers that are all reasoning, while they are written."""
+    """A count of the answers that are all reasoning, taken while they are written."""
 
     def __init__(self) -> None:
         self.rows = 0
 
     def counted(self, rows: Iterator[OutputRow]) -> Iterator[OutputRow]:
-        """The same rows, counted as they come by."""
+        """Yield the same rows, and count them as they come by."""
         for row in rows:
             self.rows += row.completed and is_all_reasoning(row.line)
             yield row

@@ -33,9 +33,11 @@ _SIGNED = frozenset(
 )
 """Query parameters that belong to a signature; without one beside them they mean something else."""
 
-_URIS = re.compile(r"[a-z][a-z0-9+.-]*://.*", re.IGNORECASE | re.DOTALL)
-_LOGIN = re.compile(r"([a-z][a-z0-9+.-]*)://([^\s/?#\"'<>]*)@", re.IGNORECASE)
-_QUERY = re.compile(r"\?((?:(?!::)[^\s\"'<>#])+)")
+_SCHEME = "[a-z][a-z0-9+.-]{0,30}"  # bounded, for a text may be one word of a million letters
+_URIS = re.compile(rf"{_SCHEME}://.*", re.IGNORECASE | re.DOTALL)
+_LOGIN = re.compile(rf"({_SCHEME})://([^\s/?#\"'<>]*)@", re.IGNORECASE)
+# An escape of JSON ends a query, for it has to stay whole.
+_QUERY = re.compile(r"\?((?:(?!::|\\[\"\\/bfnrtu])[^\s\"'<>#])+)")
 _AFTER = re.compile(r"(?::\d+)?[.,:;)\]]*$")
 """What may follow a URI in a sentence: a line's number, and punctuation."""
 

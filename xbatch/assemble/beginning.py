@@ -16,9 +16,9 @@ from xbatch.state.passes import JournalMaker, Passes
 
 
 class Beginning:
-    """Takes up or makes the state of a job, and opens its journal for `course`; only for the holder of the lease.
+    """The first steps of a run: its state is taken up or made, and its journal opened for `course`.
 
-    `fail` is called with what other threads find out later.
+    They are for the holder of the lease only. `fail` is called with what other threads find out later.
     """
 
     def __init__(

@@ -30,7 +30,7 @@ class NothingAnswered(UsageError):
 
 
 class Continuing:
-    """Compares this run with the job whose state lies in a folder.
+    """A comparison of this run with the job whose state lies in a folder.
 
     `files` holds, for each input by the user's name for it, the file to read. What the user should know of inputs
     that are accepted as they are goes to `tell`.
@@ -46,6 +46,8 @@ class Continuing:
         self._tell = tell
         self._told: set[str] = set()
         self._digests: dict[tuple[str, storage.Stat], str] = {}
+        self._copies: dict[str, storage.Stat] = {}
+        """The versions of inputs that this run has copied, which don't change any more."""
 
     def begun(self) -> JobFile | None:
         """The job that this run goes on with, None if it begins one."""
@@ -141,8 +143,11 @@ class Continuing:
     def _input_version(self, uri: str) -> storage.Stat:
         file = self._files[uri]
         # Standard input and pipes are known by what they held: they have neither size nor time.
-        is_spooled = uri == STDIN or (storage.is_local(uri) and file != uri)
-        return storage.content_stat(Path(file)) if is_spooled else storage.stat(uri)
+        if uri != STDIN and (file == uri or not storage.is_local(uri)):
+            return storage.stat(uri)
+        if uri not in self._copies:
+            self._copies[uri] = storage.content_stat(Path(file))
+        return self._copies[uri]
 
     def _same_bytes(self, before: int, now: int) -> bool:
         """Tell whether an input holds what the index pass has read of the job's input that it may be."""

@@ -10,7 +10,7 @@ from xbatch.job.spec import JobSpec
 
 
 def describe(spec: JobSpec, model: str, scratch: Path, before: Callable[[Path], None]) -> dict[str, Any]:
-    """The fields of a model's ModelCard under the settings of a specification, and its name under `model`.
+    """Return the fields of a model's ModelCard under the settings of a specification, and its name under `model`.
 
     `before` is called with a log in `scratch`, before anything that writes to it is imported. Raises UsageError.
     """

@@ -61,7 +61,7 @@ class Indexing:
         """From a row of the job to its request."""
 
     def expect(self) -> Expectation | None:
-        """What the rows need that were looked at up to now."""
+        """Return what the rows need that were looked at up to now."""
         return self.index.sizes.expect()
 
     def use(self, plan: Plan) -> bool:
@@ -147,7 +147,7 @@ class Indexing:
         return found + (shared_ids_note(index.shared_ids, index.first_shared) if joint else [])
 
     def plan(self) -> Plan:
-        """The plan, once the index is complete."""
+        """Return the plan, once the index is complete."""
         facts = {
             **self.index.facts(),
             "shard_rows": self._shard_rows,

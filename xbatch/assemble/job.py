@@ -108,9 +108,11 @@ class Job:
         if (report := await to_thread(self._finished_before)) is not None:
             return report
         await to_thread(self._ownership.check)
-        made = await to_thread(lambda: self.state.untouched)
+        made = not await to_thread(self.state.path.exists)
         try:
             await to_thread(self._lease.claim)
+            # Only who holds the job can tell that nobody else has begun it.
+            made = made and await to_thread(lambda: self.state.untouched)
             return await to_thread(self._finished_before) or await self._run_leased()
         except UsageError:
             if made and self.course.running_s == 0.0:
@@ -142,7 +144,7 @@ class Job:
 
     @storage.own_context
     def leave(self) -> None:
-        """As `close`, at once and from any thread, keeping what is settled; the process must end after it."""
+        """Do as `close` does, at once and from any thread, keeping what is settled; the process must end after it."""
         storage.use_settings(self._storage)
         self._starter.kill()
         if self.course.passes is not None:

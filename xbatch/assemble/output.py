@@ -13,7 +13,7 @@ from xbatch.sources import Source
 
 
 def open_output(spec: JobSpec, places: Places, sources: Sequence[Source], spool: Path) -> Sink:
-    """The sink that writes a job's output.
+    """Return the sink that writes a job's output.
 
     Raises UsageError if what the specification says of it doesn't go together.
     """

@@ -4,16 +4,16 @@ from collections.abc import Callable, Collection, Sequence
 
 from xbatch import storage
 from xbatch.errors import StorageError, UsageError
-from xbatch.job.places import Places
+from xbatch.job.folders import few
+from xbatch.job.places import Places, watched_state_of
 from xbatch.job.spec import JobSpec
 from xbatch.state.folder import StateFolder
 
-_SHOWN = 3
 _WAYS_ON = "choose another output by {flag}, or have what is there replaced by --overwrite"
 
 
 class Ownership:
-    """Keeps a job from replacing files that no run of it has written.
+    """A guard that keeps a job from replacing files that no run of it has written.
 
     The job's state lists the places of its outputs, each from before a file of the job lies there, so that a run that
     was killed is known by the next one as the one who wrote it. `occupied` returns the places in the way of the output
@@ -23,7 +23,7 @@ class Ownership:
     def __init__(self, spec: JobSpec, places: Places, state: StateFolder, occupied: Callable[[], list[str]]) -> None:
         self._overwrite = spec.overwrite
         self._errors = spec.errors
-        self._beside_output = spec.state is None
+        self._beside_output = spec.state is None or spec.state == watched_state_of(spec.output or "")
         self._made = places.streams.keys()
         self._state = state
         self._occupied = occupied
@@ -32,7 +32,10 @@ class Ownership:
         """Raise UsageError if a file is in the way of the output that no run of this job has written."""
         own = self._own()
         if not self._overwrite and own is not None and (foreign := self._foreign(self._occupied(), own)):
-            raise UsageError(f"{_list(foreign)} exists, and no run of this job has written it: {self._way_on(foreign)}")
+            exist, them = ("exists", "it") if len(foreign) == 1 else ("exist", "them")
+            raise UsageError(
+                f"{few(foreign)} {exist}, and no run of this job has written {them}: {self._way_on(foreign)}"
+            )
 
     def begin(self) -> None:
         """Note which files may be replaced from here on; only for the holder of the lease."""
@@ -49,8 +52,8 @@ class Ownership:
         noted = self._state.own_outputs() or frozenset()
         if not self._overwrite and (foreign := self._foreign(storage.existing(self._files(uris)), noted)):
             raise StorageError(
-                f"{_list(foreign)} has come to exist while the job ran, and nothing of it was replaced: move it away "
-                "and run the same command again, or add --overwrite"
+                f"{few(foreign)}: this output has come to exist while the job ran, and nothing of it was replaced; "
+                "move it away and run the same command again, or add --overwrite"
             )
         self._note(noted, uris)
 
@@ -79,8 +82,3 @@ class Ownership:
 
     def _way_on(self, foreign: Sequence[str]) -> str:
         return _WAYS_ON.format(flag="--errors" if foreign[0] == self._errors else "-o")
-
-
-def _list(uris: Sequence[str]) -> str:
-    more = f" (and {len(uris) - _SHOWN:,} more)" if len(uris) > _SHOWN else ""
-    return ", ".join(uris[:_SHOWN]) + more

@@ -71,7 +71,7 @@ class Validation:
         self._judge = self._build_judge(scratch, before) if tokens else None
 
     def problems(self) -> Iterator[Problem]:
-        """What is wrong with rows: of each row in turn, then which of them repeat a `custom_id`."""
+        """Yield what is wrong with rows: with each row in turn, then which of them repeat a `custom_id`."""
         for file, source in enumerate(self._sources):
             if source is None:
                 continue
@@ -87,7 +87,7 @@ class Validation:
         self._check_rows()
 
     def totals(self) -> dict[str, Any]:
-        """The counts, as JSON; to be called when the problems are at their end."""
+        """Return the counts as JSON; to be called when the problems are at their end."""
         survey, index = self.survey, self.survey.index
         return {
             "rows": index.rows,
@@ -111,7 +111,7 @@ class Validation:
         self.survey.close()
 
     def _open(self) -> list[Source | None]:
-        """The sources; None in the place of one that can't be read."""
+        """Open the sources, and return None in the place of one that can't be read."""
         sources: list[Source | None] = []
         for uri, file in self._files.items():
             try:

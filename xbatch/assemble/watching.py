@@ -19,7 +19,7 @@ from xbatch.display import counted, prefixed
 from xbatch.errors import ExitCode, Interrupted, StorageError, UsageError
 from xbatch.job.inputs import find_inputs
 from xbatch.job.pairing import is_same_version
-from xbatch.job.places import answers_name, check_length, is_answers, storage_of
+from xbatch.job.places import answers_name, check_length, is_answers, storage_of, watched_state_of
 from xbatch.job.spec import JobSpec
 from xbatch.report.totals import exit_code, failure_lines
 from xbatch.run import Stop
@@ -53,7 +53,7 @@ class Seen:
 
 
 class Watcher:
-    """Runs a job for each file that lies directly under a prefix.
+    """A loop that runs a job for each file that lies directly under a prefix.
 
     `spec` is the job of every file, with the prefix as its input and a prefix as its output. A file is done when the
     report of its job is there, so several watchers may share the work, and one that was killed leaves nothing undone.
@@ -202,22 +202,20 @@ class Watcher:
         return True
 
     def _spec_of(self, unit: Unit) -> JobSpec:
-        """The job of a unit: under the file's own name if nothing else has it, else with a digest of the unit."""
+        """Return the job of a unit, whose output has the file's own name, and a digest if that is taken."""
         name = unit.uri.rsplit("/", 1)[-1]
         form = self._spec.output_format or ("parquet" if name.lower().endswith(".parquet") else None)
         digest = blake2b(f"{unit.uri}|{unit.size_bytes}|{unit.version}".encode(), digest_size=4).hexdigest()
         for mark in ("", f".{digest}"):
             output = check_length(answers_name(name, form, mark))
-            state = f"{self._out}{STATE}/{output}"
-            spec = self._spec.model_copy(
-                update={"inputs": [unit.uri], "output": f"{self._out}{output}", "state": state}
-            )
+            state = watched_state_of(self._out + output)
+            spec = self._spec.model_copy(update={"inputs": [unit.uri], "output": self._out + output, "state": state})
             if _is_of(StateFolder(state), unit):
                 return spec
         return spec
 
     def _report_of(self, spec: JobSpec) -> dict[str, Any] | None:
-        """The report of a unit that was answered and of which nothing should be tried again, if its output is there."""
+        """Return the report of a unit whose output is there, unless some of its rows should be tried again."""
         report = StateFolder(str(spec.state)).report()
         if report is None or spec.wants_retry(report["request_counts"]):
             return None

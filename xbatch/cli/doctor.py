@@ -92,7 +92,7 @@ def _memory_bytes() -> tuple[int | None, int | None]:
 
 
 def _page(findings: dict[str, Any], *, color: bool) -> str:
-    """The findings for a reader, one thing a line; `color` marks the verdict and the commands."""
+    """Write the findings for a reader, one thing a line; `color` marks the verdict and the commands."""
 
     def paint(text: str, **style: Any) -> str:
         return click.style(text, **style) if color else text

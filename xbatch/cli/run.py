@@ -14,6 +14,8 @@ if TYPE_CHECKING:
     from xbatch.job.spec import JobSpec
     from xbatch.report.progress import Snapshot, Ticker
 
+_STANDARD = {"/dev/fd/1": "output", "/dev/fd/2": "error"}
+"""Standard streams by the names of their descriptors."""
 STORAGE = "Setting for stores, by fsspec's name: client_kwargs.endpoint_url=...; repeatable."
 
 
@@ -120,20 +122,21 @@ def options_of_run(wanted: "Callable[[str], bool]") -> "Callable[[click.Command]
 
 
 def check_streams(spec: "JobSpec", *, writes: bool = True) -> None:
-    """Check that standard input and output are there if the job reads the one or, if it `writes`, the other.
+    """Check that the standard streams are there that the job reads and, if it `writes`, those that it writes to.
 
     Raises UsageError.
     """
     from xbatch.cli.guard import is_closed
     from xbatch.errors import UsageError
-    from xbatch.job.inputs import STDIN
-    from xbatch.job.places import STDOUT
+    from xbatch.job.inputs import is_stdin
+    from xbatch.job.places import streams_of
 
-    if STDIN in spec.inputs and is_closed("stdin"):
+    if any(map(is_stdin, spec.inputs)) and is_closed("stdin"):
         raise UsageError("standard input is closed, so - can't be read")
-    to_stdout = spec.output == STDOUT or (spec.output is None and spec.inputs == [STDIN])
-    if writes and to_stdout and is_closed("stdout"):
-        raise UsageError("standard output is closed: say by -o where the output should go")
+    for flag, stream in streams_of(spec).items() if writes else ():
+        if (name := _STANDARD.get(stream)) is not None and is_closed(f"std{name[:3]}"):
+            other = "-o where the output" if flag == "output" else "--errors where failures"
+            raise UsageError(f"standard {name} is closed: say by {other} should go")
 
 
 def _print_job(spec: "JobSpec", terminal: "Terminal") -> NoReturn:
@@ -146,6 +149,7 @@ def _print_job(spec: "JobSpec", terminal: "Terminal") -> NoReturn:
 async def _answer(spec: "JobSpec", scratch: "Path", terminal: "Terminal") -> int:
     import asyncio
     import shutil
+    from contextlib import suppress
     from datetime import datetime
 
     from xbatch.assemble.job import Job
@@ -168,7 +172,10 @@ async def _answer(spec: "JobSpec", scratch: "Path", terminal: "Terminal") -> int
     stopping = Stopping(stop, tell, lambda text: terminal.leave(75, text, before=clean_up), _go_on(spec))
     signals.watch(stopping.ask)
     if spec.deadline is not None:
-        stopping.ask_after(seconds_until(spec.deadline, began), "the deadline has come")
+        left_s = 0.0
+        with suppress(ValueError):  # it has come since the command was read
+            left_s = seconds_until(spec.deadline, began)
+        stopping.ask_after(left_s, "the deadline has come")
     # Standard input is read to its end first, and stores may be slow, which must not hold up the signals.
     job = stopping.job = await asyncio.to_thread(Job, spec, scratch, stop, tell, terminal.divert)
     streams = Streams(job.places.streams, terminal.descriptors)
@@ -190,10 +197,10 @@ async def _answer(spec: "JobSpec", scratch: "Path", terminal: "Terminal") -> int
 
 
 def _go_on(spec: "JobSpec") -> str:
-    """How a job that was stopped is resumed."""
-    from xbatch.job.places import STDOUT, is_stream
+    """Say how a job that was stopped is resumed."""
+    from xbatch.job.places import streams_of
 
-    if spec.state is None and (spec.inputs == [STDOUT] if spec.output is None else is_stream(spec.output)):
+    if spec.state is None and "output" in streams_of(spec):
         return "nothing is kept of a job that writes to a stream: give it a place by -o or --state"
     if spec.restart:
         return "run it again without --restart to go on"

@@ -35,7 +35,7 @@ _OF_SERVER = (
 
 
 class _Serve(type(run)):  # type: ignore[misc] # its class has no public name
-    """Says how the model is named, which `vllm serve` takes as a plain word."""
+    """A command that says how the model is named, which `vllm serve` takes as a plain word."""
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
         if args and not args[0].startswith("-"):

@@ -94,19 +94,19 @@ def _ways(word: str, value: str | None, own: list[str], context: click.Context |
 
 
 def _nearest(word: str, known: Collection[str]) -> tuple[float, str]:
-    """The known word that is most like another, and how like, from 0 to 1; an empty one if none is."""
+    """Return the known word that is most like another, empty if none is, and how like they are, from 0 to 1."""
     close = get_close_matches(word, sorted(known), 1)
     return (SequenceMatcher(None, close[0], word).ratio(), close[0]) if close else (0.0, "")
 
 
 def _setting(word: str) -> str:
-    """The name of the setting that a flag of `vllm serve` sets: `--no-enable-lora` and `--speculative-config.model`."""
+    """Return the setting that a flag of `vllm serve` sets, be it `--no-enable-lora` or `--speculative-config.model`."""
     name = word.lstrip("-").partition(".")[0].replace("-", "_")
     return name.removeprefix("no_") if name.removeprefix("no_") in SWITCHES else name
 
 
 def _argument(word: str, name: str, value: str | None) -> str:
-    """NAME=VALUE for a flag of `vllm serve` and the word that follows it."""
+    """Write NAME=VALUE for a flag of `vllm serve` and the word that follows it."""
     if name in SWITCHES:
         return f"{name}={'false' if word.startswith('--no-') else 'true'}"
     inner = word.partition(".")[2]
@@ -119,7 +119,7 @@ def _argument(word: str, name: str, value: str | None) -> str:
 
 
 def _find(option: str, words: Sequence[str]) -> tuple[str, str | None]:
-    """The word in which an option stands (click tells `-t` of `-tp`), and the value behind it."""
+    """Find the word in which an option stands (click tells `-t` of `-tp`), and the value behind it."""
     for at, word in enumerate(words):
         name, equals, value = word.partition("=")
         if name == option or (len(option) == 2 and name[:2] == option and name[:3] != "--"):

@@ -63,7 +63,7 @@ def message_list(_: click.Context, parameter: click.Parameter, value: str | None
 
 
 def fields_of(options: dict[str, Any]) -> dict[str, Any]:
-    """The fields of a job that the options of a command give; the others are left to the job file or to their defaults.
+    """Return the fields of a job that the options of a command give; the job file or defaults give the others.
 
     Options are named as fields, but for those that make up `engine` and `request`.
     """
@@ -87,7 +87,7 @@ def fields_of(options: dict[str, Any]) -> dict[str, Any]:
 
 
 def vllm_names() -> set[str]:
-    """The options that `vllm_flags` adds, by click's names for them."""
+    """Return the options that `vllm_flags` adds, by click's names for them."""
     return {"enable_auto_tool_choice", *(name.replace("-", "_") for name in VLLM_FLAGS)}
 
 

@@ -6,6 +6,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+from xbatch.display import counted
 from xbatch.errors import UsageError
 from xbatch.job.fingerprint import model_folder
 from xbatch.job.spec import JobSpec
@@ -54,9 +55,8 @@ def ignored_sentence(ignored: Iterable[tuple[str, Noted]], rows: int, engine: st
     """Say how many rows have fields that the engine ignores, and name those of `ignored`."""
     named = [f"{name if name.isprintable() else repr(name)} ({_about(noted)})" for name, noted in ignored]
     more = f", and {len(named) - _SHOWN:,} more" if len(named) > _SHOWN else ""
-    have = "1 row has" if rows == 1 else f"{rows:,} rows have"
     names = f": {', '.join(named[:_SHOWN])}{more}" if named else ""
-    return f"{have} fields that {engine} does not know and ignores{names}"
+    return f"{counted(rows, 'row has', 'rows have')} fields that {engine} does not know and ignores{names}"
 
 
 def check_needs(notes: BodyNotes, sendable: int, model: str, args: Mapping[str, Any]) -> str | None:
@@ -76,7 +76,7 @@ def check_needs(notes: BodyNotes, sendable: int, model: str, args: Mapping[str, 
     if rows == sendable:
         raise UsageError(f"every row asks for something that the settings do not allow: {told}")
     which = "which asks" if rows == 1 else "which ask"
-    return f"vLLM will refuse {_plural(rows)}, {which} for what the settings do not allow: {told}"
+    return f"vLLM will refuse {counted(rows, 'row')}, {which} for what the settings do not allow: {told}"
 
 
 def check_abilities(notes: BodyNotes, sendable: int, unable: Collection[str]) -> str | None:
@@ -96,7 +96,7 @@ def check_abilities(notes: BodyNotes, sendable: int, unable: Collection[str]) ->
 
 
 def _of_parsers() -> tuple[str, ...]:
-    """Needs that models with a format of their own do not have."""
+    """Return the needs that models with a format of their own do not have."""
     return needs.TOOLS, needs.TEMPLATE
 
 
@@ -129,10 +129,6 @@ def _rows(noted: Noted) -> str:
     if noted.rows == 1:
         return f"1 row ({noted.first_place}) asks"
     return f"{noted.rows:,} rows (first {noted.first_place}) ask"
-
-
-def _plural(rows: int) -> str:
-    return "1 row" if rows == 1 else f"{rows:,} rows"
 
 
 def _is_true(value: object) -> bool:

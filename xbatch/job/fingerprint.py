@@ -29,7 +29,7 @@ def edges(uri: str) -> str:
 
 
 def model_version(model: str, revision: str | None) -> str | None:
-    """Which version of a model this is; None while that can't be told.
+    """Tell which version of a model this is; None while that can't be told.
 
     For a folder: a digest of its files, small ones whole, of weights their names, sizes and edges. For a model of the
     Hugging Face Hub: the commit that its cache holds for the revision.

@@ -1,10 +1,10 @@
 """What makes a job this job: its inputs and everything that changes its answers."""
 
+import os
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 from xbatch import storage
@@ -13,7 +13,7 @@ from xbatch.errors import UsageError
 from xbatch.job.fingerprint import edges, model_version
 from xbatch.job.inputs import STDIN
 from xbatch.job.pairing import Input, describe_input, pair_inputs, place_of
-from xbatch.job.spec import JobSpec
+from xbatch.job.spec import ENGINE_SECRETS, JobSpec
 from xbatch.storage import Stat
 
 SPEED_ONLY = frozenset(
@@ -34,9 +34,7 @@ FIXED = frozenset(("format",))
 """Rows that are settled have it already."""
 FAKE_ONLY = frozenset(("delay_s", "start_s", "cache_tokens", "max_in_flight", "crash_on", "fail_on", "poison", "log"))
 """Settings of the fake engine, none of which changes what it answers."""
-_SECRETS = frozenset(("hf_token", "api_key"))
-"""Settings of the engine that are kept nowhere."""
-_NO_PART = SPEED_ONLY | FAKE_ONLY | _SECRETS
+_NO_PART = SPEED_ONLY | FAKE_ONLY | ENGINE_SECRETS
 _WITH_CONTENT = re.compile(r"(.*) \(([0-9a-f]{32})\)", re.DOTALL)
 """A setting that names a file or a folder, with a digest of what is in it."""
 
@@ -96,7 +94,7 @@ def changes(before: dict[str, Any], now: dict[str, Any], same_bytes: Callable[[i
 
 
 def agree(job: str, changed: list[Change], accept: Iterable[str], *, extend: bool) -> list[str]:
-    """Names of the fields that have changed, all of them accepted.
+    """Return the names of the fields that have changed, all of them accepted.
 
     Raises UsageError with a table of the others.
     """
@@ -120,7 +118,7 @@ def agree(job: str, changed: list[Change], accept: Iterable[str], *, extend: boo
 
 
 def merged(before: dict[str, Any], now: dict[str, Any]) -> dict[str, Any]:
-    """The identity of a job that goes on with changes: its inputs keep their places, new ones come last."""
+    """Return the identity of a job that goes on with changes: its inputs keep their places, new ones come last."""
     kept, new = list(before["inputs"]), []
     for i, found in zip(pair_inputs(before["inputs"], now["inputs"]), now["inputs"], strict=True):
         if i is None:
@@ -133,18 +131,18 @@ def merged(before: dict[str, Any], now: dict[str, Any]) -> dict[str, Any]:
 
 def _content(value: Any) -> Any:
     """Return a setting; if it names a small file, such as a chat template, with a digest of what the file holds."""
-    if isinstance(value, str) and len(value) < 1024 and "\n" not in value and Path(value).is_file():
+    if isinstance(value, str) and os.path.isfile(value):  # noqa: PTH113 - a text that no file can be called raises nothing
         return f"{value} ({edges(value)})"
     return storage.masked_all(value)
 
 
 def _adapter(place: str) -> str:
     """Return an adapter's name or folder, a folder with a digest of its files."""
-    return f"{place} ({model_version(place, None)})" if Path(place).is_dir() else storage.masked(place)
+    return f"{place} ({model_version(place, None)})" if os.path.isdir(place) else storage.masked(place)  # noqa: PTH112
 
 
 def _alike(old: Any, new: Any) -> bool:
-    """Two values of a setting are the same, or name files or folders that hold the same, wherever those lie."""
+    """Tell whether two values of a setting are the same, or name files or folders that hold the same."""
     if old == new or not (isinstance(old, str) and isinstance(new, str)):
         return bool(old == new)
     was, found = _WITH_CONTENT.fullmatch(old), _WITH_CONTENT.fullmatch(new)
@@ -179,7 +177,7 @@ def _vanished(was: Input) -> Change:
 
 
 def _compared(was: Input, found: Input, same_bytes: Callable[[], bool]) -> Change | None:
-    """How an input differs from what the job knows of it; None if it doesn't."""
+    """Tell how an input differs from what the job knows of it; None if it doesn't."""
     name, grown = _name(found), found["size_bytes"] - was["size_bytes"]
     field, versions = f"inputs.{name}", (_version(was), _version(found))
     moved, places = place_of(was) != place_of(found), (_address(was), _address(found))
@@ -237,7 +235,9 @@ def _flat(identity: dict[str, Any]) -> dict[str, Any]:
         elif name == "request":
             flat |= {f"{name}.{key}": each for key, each in value.items()}
         else:
-            flat |= {f"{name}.{key}": storage.masked_all(each) for key, each in value.items() if key not in _SECRETS}
+            flat |= {
+                f"{name}.{key}": storage.masked_all(each) for key, each in value.items() if key not in ENGINE_SECRETS
+            }
     return flat
 
 

@@ -29,7 +29,7 @@ def find_inputs(
     is refused. Of a `watched` folder links are files of their own, and an empty one is nothing unusual. Raises
     UsageError, or StorageError if a store can't be asked.
     """
-    if any(word in _STDIN for word in given):
+    if any(map(is_stdin, given)):
         if len(given) > 1:
             raise UsageError("- (standard input) can't be mixed with other inputs")
         return [STDIN], []
@@ -76,8 +76,13 @@ class _Taken:
         return [f"left out, being the same file as another input: {few(self._again)}"] if self._again else []
 
 
+def is_stdin(word: str) -> bool:
+    """Tell whether a word names standard input."""
+    return word in _STDIN
+
+
 def stem_of(uri: str) -> str:
-    """A file's name without what tells its format."""
+    """Return a file's name without what tells its format."""
     folder, slash, name = uri.rpartition("/")
     at = found.start() if (found := _EXTENSION.search(name)) else len(name)
     return folder + slash + (name[:at] or name)
@@ -108,7 +113,7 @@ def _found(word: str, is_output: Callable[[str], bool], unknown: list[str], *, w
 
 
 def _unlisted(given: Sequence[str]) -> list[str]:
-    """The words, with lists of them read."""
+    """Return the words, with lists of them read."""
     words: list[str] = []
     for word in given:
         words += _listed(word[1:]) if word.startswith(_LIST) else [word]
@@ -116,7 +121,7 @@ def _unlisted(given: Sequence[str]) -> list[str]:
 
 
 def _listed(uri: str) -> list[str]:
-    """The words of a list, one a line. Raises UsageError."""
+    """Read the words of a list, one a line. Raises UsageError."""
     name = f"the list {storage.shown_name(uri)}"
     try:
         with TemporaryDirectory(prefix="xbatch-") as scratch:

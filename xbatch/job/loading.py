@@ -12,7 +12,7 @@ from pydantic import ValidationError
 from xbatch import storage
 from xbatch.display import lines
 from xbatch.errors import StorageError, UsageError
-from xbatch.job.spec import JobSpec
+from xbatch.job.spec import ENGINE_SECRETS, JobSpec
 from xbatch.job.yaml_text import BadYaml, YamlText, dumped
 
 JOB_FILE_SUFFIXES = (".yaml", ".yml")
@@ -31,7 +31,6 @@ _BEYOND = ("greater_than", "less_than", "finite_number")
 """What pydantic's types of error begin with where a number is out of its range."""
 _TYPE = re.compile(r"(str|int|float|bool|list|dict|function|constrained)\b")
 _SECRET = re.compile("key|secret|token|password|passphrase|credential|connection_string", re.IGNORECASE)
-_ENGINE_SECRET = re.compile("^(hf_token|api_key)$")
 _MARK = "\ue000"
 """Stands around the name of a variable until the text is YAML, where a `$` would be escaped."""
 _FLAGS = {
@@ -43,7 +42,7 @@ _FLAGS = {
 
 
 def load_job(given: Mapping[str, Any], environment: Mapping[str, str] = os.environ) -> JobSpec:
-    """The job that a command asks for; `given` holds the fields that its words give.
+    """Return the job that a command asks for; `given` holds the fields that its words give.
 
     If the first of `inputs` is a job file, the job is what that file says, with every given field in place of the
     file's; of `engine`, `lora_modules` and `storage_options` single settings, of `request` its single fields.
@@ -70,7 +69,7 @@ def load_job(given: Mapping[str, Any], environment: Mapping[str, str] = os.envir
 
 
 def read_job_file(path: str, environment: Mapping[str, str] = os.environ) -> YamlText:
-    """What a job file says, wherever it lies.
+    """Read what a job file says, wherever it lies.
 
     Raises UsageError.
     """
@@ -126,10 +125,10 @@ class _Secrets:
             return [self.taken_out(each, name) for each in value]
         if not isinstance(value, dict):
             return value
-        secret = _ENGINE_SECRET if name == "ENGINE" else _SECRET
+        is_secret = ENGINE_SECRETS.__contains__ if name == "ENGINE" else _SECRET.search
         below = {key: f"{name}_{re.sub('[^A-Z0-9]', '_', key.upper())}" for key in value}
         return {
-            key: self._mark(below[key]) if secret.search(key) else self.taken_out(each, below[key])
+            key: self._mark(below[key]) if is_secret(key) else self.taken_out(each, below[key])
             for key, each in value.items()
         }
 
@@ -150,7 +149,7 @@ class _Secrets:
 
 
 def _readable(place: Any) -> Any:
-    """The names of files, which need not be UTF-8, as texts that can be written down."""
+    """Return the names of files, which need not be UTF-8, as texts that can be written down."""
     if isinstance(place, list):
         return [_readable(each) for each in place]
     return storage.as_text(place) if isinstance(place, str) else place
@@ -206,7 +205,7 @@ def _told(mistake: Any) -> str:
 
 
 def _range(name: str) -> str:
-    """The range of a field that is a number, in words; empty if it has none."""
+    """Return the range of a field that is a number, in words; empty if it has none."""
     found: dict[str, float] = {}
     for each in JobSpec.model_fields[name].metadata if name in JobSpec.model_fields else ():
         found |= {bound: value for bound in ("ge", "le") if (value := getattr(each, bound, None)) is not None}

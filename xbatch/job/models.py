@@ -11,7 +11,7 @@ _SHOWN = 5
 
 
 def choose_model(given: str | None, named: Mapping[str | None, NamedModel]) -> str | None:
-    """The model to load: the one that was given, or the one name that the rows agree on.
+    """Return the model to load: the one that was given, or the one name that the rows agree on.
 
     None if no row needs one. Raises UsageError.
     """

@@ -3,12 +3,13 @@
 import os
 import re
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from xbatch import storage
 from xbatch.errors import UsageError
-from xbatch.job.inputs import STDIN, find_inputs, stem_of
+from xbatch.job.inputs import STDIN, find_inputs, is_stdin, stem_of
 from xbatch.job.spec import JobSpec
 
 __all__ = [
@@ -21,9 +22,10 @@ __all__ = [
     "find_places",
     "inputs_of",
     "is_answers",
-    "is_stream",
     "state_of",
     "storage_of",
+    "streams_of",
+    "watched_state_of",
 ]
 
 STDOUT = "-"
@@ -86,20 +88,29 @@ def find_places(spec: JobSpec, scratch: Path) -> Places:
     return Places(inputs, targets, errors, state, output, notes, dict(streams.values()))
 
 
-def is_stream(output: str) -> bool:
-    """Tell whether an output is a stream, of which nothing is kept."""
-    try:
-        return not output.endswith("/") and storage.stream_of(output) is not None
-    except UsageError:
-        return False
+def streams_of(spec: JobSpec) -> dict[str, str]:
+    """Return the names of the streams to which the `output` and the `errors` of a job go, as far as they do."""
+    output = spec.output or (STDOUT if _is_piped(spec.inputs) else None)
+    found: dict[str, str] = {}
+    for flag, uri in (("output", output), ("errors", spec.errors)):
+        with suppress(UsageError):  # whoever looks for the places tells what is wrong
+            if uri is not None and not uri.endswith("/") and (stream := storage.stream_of(uri)) is not None:
+                found[flag] = stream
+    return found
 
 
 def state_of(output: str) -> str:
-    """Where the state of a job with this output lies, unless it was told otherwise."""
+    """Return where the state of a job with this output lies, unless it was told otherwise."""
     place = output.rstrip("/")
     # Beside a bucket there is nothing, so it lies inside.
     is_bucket = "://" in place and "/" not in place.split("://", 1)[1]
     return f"{place}/{_STATE}" if is_bucket else f"{place}{_STATE}"
+
+
+def watched_state_of(output: str) -> str:
+    """Return where a watcher keeps the state of the job with this output: in a folder beside all outputs."""
+    folder, slash, name = output.rpartition("/")
+    return f"{folder}{slash}{_STATE}/{name}"
 
 
 def default_output(inputs: list[str], output_format: str | None = None) -> str:
@@ -107,7 +118,7 @@ def default_output(inputs: list[str], output_format: str | None = None) -> str:
 
     Raises UsageError if that can't be told, as for inputs that are not on this machine.
     """
-    if inputs == [STDIN] or (len(inputs) == 1 and storage.is_special(inputs[0])):
+    if _is_piped(inputs):
         return STDOUT
     if any(storage.is_special(uri) for uri in inputs):
         raise UsageError("some inputs are pipes: say by -o where the output should go")
@@ -117,6 +128,11 @@ def default_output(inputs: list[str], output_format: str | None = None) -> str:
         table = "parquet" if inputs[0].lower().endswith(_PARQUET) else _DEFAULT_FORMAT
         return check_length(answers_name(inputs[0], output_format or table))
     return storage.as_text(str(_common_folder(inputs) / "responses")) + "/"
+
+
+def _is_piped(inputs: list[str]) -> bool:
+    """Tell whether the one input is standard input or another pipe."""
+    return len(inputs) == 1 and (is_stdin(inputs[0]) or storage.is_special(inputs[0]))
 
 
 def check_length(output: str) -> str:
@@ -132,12 +148,12 @@ def is_answers(uri: str) -> bool:
 
 
 def answers_name(uri: str, output_format: str | None, mark: str = "") -> str:
-    """What the output for an input is called, unless it was told otherwise; `mark` tells it from others."""
+    """Return what the output for an input is called, unless it was told otherwise; `mark` tells it from others."""
     return f"{stem_of(uri)}{mark}{_ANSWERS}.{output_format or _DEFAULT_FORMAT}"
 
 
 def _is_output(spec: JobSpec) -> Callable[[str], bool]:
-    """Matches what a folder or a glob finds of this job's own output, or of any job's under the usual names."""
+    """Return what tells this job's own output, and any job's under the usual names, among the files of a folder."""
     own: list[str] = []
     for uri in filter(None, (spec.output, spec.errors)):
         place = re.escape(storage.same_place(uri))
@@ -189,7 +205,7 @@ def _common_folder(inputs: list[str]) -> Path:
 
 
 def _below_common(inputs: list[str]) -> list[str]:
-    """Each input's name from the folder on that they have in common."""
+    """Return each input's name from the folder on that they have in common."""
     parts = [storage.same_place(uri).split("/") for uri in inputs]
     shared = 0
     while all(len(each) > shared + 1 and each[shared] == parts[0][shared] for each in parts):

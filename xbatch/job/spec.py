@@ -23,6 +23,8 @@ from xbatch.planning.waiting import Order
 from xbatch.rows.response import ResponseFormat
 from xbatch.rows.template import RequestTemplate
 
+ENGINE_SECRETS = frozenset(("hf_token", "api_key"))
+"""Settings of the engine that are kept and shown nowhere."""
 _DAY_S = 86_400
 _LARGEST = 1 << 60
 """Bytes that a size may be."""

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple, Protocol, TypeAlias
 
 Claim: TypeAlias = Callable[[Sequence[str]], None]
-"""Notes that files at some places are the job's own. Raises StorageError if one is not."""
+"""A function that notes that files at some places are the job's own. It raises StorageError if one is not."""
 
 
 class OutputRow(NamedTuple):

@@ -134,7 +134,7 @@ def part_uri(target: str, number: int, parts: int) -> str:
 
 
 def whole_name(part: str) -> str | None:
-    """The name of the output of which a name that `part_uri` gives is a part; None if it is no such name."""
+    """Return the output of which a name that `part_uri` gives is a part; None if it is no such name."""
     stem, extension = split_name(part)
     found = _PART.fullmatch(stem)
     return found[1] + extension if found else None

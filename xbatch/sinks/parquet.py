@@ -184,7 +184,7 @@ class ParquetWriter:
 
 
 def input_fields(block: Block, columns: Sequence[str] | None) -> list[bytes]:
-    """What each row carries as `,"input":{...}`; nothing where the input has no columns."""
+    """Write what each row carries as `,"input":{...}`; nothing where the input has no columns."""
     if block.carried is None:
         return [b""] * len(block.rows)
     wanted = [name for name in block.carried.schema.names if columns is None or name in columns]

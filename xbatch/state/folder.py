@@ -126,8 +126,8 @@ class StateFolder:
 
     @property
     def untouched(self) -> bool:
-        """No run has made anything here, neither on this machine nor in the store."""
-        return not self.path.exists() and not self.begun and self.own_outputs() is None
+        """No run has come further here than to take the lease."""
+        return not self.used and self.own_outputs() is None
 
     @property
     def begun(self) -> bool:

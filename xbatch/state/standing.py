@@ -18,7 +18,8 @@ def look(folder: StateFolder) -> dict[str, Any]:
 
     Works while the job runs, and after it. Names ending in `_s` are seconds. Raises StorageError.
     """
-    job, plan, report = folder.job(), folder.plan(), folder.report()
+    # The plan first, for an extension names its inputs in the job before it adds their shards to the plan.
+    plan, job, report = folder.plan(), folder.job(), folder.report()
     shards = plan.shards if plan else []
     rounds = folder.rounds()
     passes = [PassState(folder, job.job, shards, number) for number in range(len(rounds) + 1)]

@@ -94,7 +94,7 @@ def connected(fs: Any) -> Iterator[None]:
 
 
 def protocol_of(uri: str) -> str:
-    """How a URI is reached: `file` on this machine, else what stands before `://`."""
+    """Tell how a URI is reached: `file` on this machine, else what stands before `://`."""
     return "file" if is_local(uri) else _protocols(uri)[0]
 
 

@@ -97,7 +97,7 @@ def glob_root(uri: str) -> str:
 
 
 def _local_matches(path: Path, *, ends_in_slash: bool) -> list[str] | None:
-    """The files that a path names if it is a glob or a folder, None if it is neither."""
+    """Return the files that a path names if it is a glob or a folder, None if it is neither."""
     if str(path).startswith("~/") and not os.path.lexists(path):
         path = path.expanduser()
     try:
@@ -112,7 +112,7 @@ def _local_matches(path: Path, *, ends_in_slash: bool) -> list[str] | None:
 
 
 def _walk(folders: Iterable[Path], parts: list[str]) -> Iterator[str]:
-    """The files that lie in the folders by a path whose parts may be globs."""
+    """Yield the files that lie in the folders by a path whose parts may be globs."""
     part, *rest = parts
     if part == _EVERY:
         yield from _walk((each for folder in folders for each in _folders_below(folder)), rest or ["*"])
@@ -142,21 +142,21 @@ def _fitting(part: str) -> Callable[[str], object]:
 
 
 def _files_in(folder: Path) -> Iterator[str]:
-    """The files of a folder that are not hidden; links that lead nowhere are among them."""
+    """Yield the files of a folder that are not hidden; links that lead nowhere are among them."""
     for entry in _entries(folder):
         if not entry.name.startswith(_HIDDEN) and (_is(entry.is_file) or (entry.is_symlink() and not _leads(entry))):
             yield entry.path
 
 
 def _folders_in(folder: Path, first: str = "") -> Iterator[Path]:
-    """The folders of a folder; a hidden one only if its name begins as `first` says."""
+    """Yield the folders of a folder; a hidden one only if its name begins as `first` says."""
     for entry in _entries(folder):
         if (not entry.name.startswith(_HIDDEN) or entry.name[0] == first) and _is(entry.is_dir):
             yield Path(entry.path)
 
 
 def _folders_below(folder: Path) -> Iterator[Path]:
-    """A folder and all that lie below it, each once even where links lead back up."""
+    """Yield a folder and all that lie below it, each once even where links lead back up."""
     seen, waiting = set(), deque([folder])
     while waiting:
         place = waiting.popleft()
@@ -171,7 +171,7 @@ def _folders_below(folder: Path) -> Iterator[Path]:
 
 
 def _entries(folder: Path) -> "list[os.DirEntry[str]]":
-    """What a folder holds; nothing if it is gone by now, or is none."""
+    """List what a folder holds; nothing if it is gone by now, or is none."""
     try:
         with os.scandir(folder) as entries:
             return list(entries)
@@ -180,7 +180,7 @@ def _entries(folder: Path) -> "list[os.DirEntry[str]]":
 
 
 def _is(asked: Callable[[], bool]) -> bool:
-    """What an entry is, False for a link that leads round in a circle."""
+    """Tell what an entry is, False for a link that leads round in a circle."""
     try:
         return asked()
     except OSError:
@@ -206,7 +206,7 @@ def _relative(path: str) -> str:
 
 
 def _matches(fs: Any, path: str, uri: str) -> list[str] | None:
-    """The files of a store that a URI with this path names if it is a glob or a folder, None if it is neither."""
+    """Return the files of a store that a URI with this path names; None if it is neither a glob nor a folder."""
     kind = _kind_of(fs, path)
     if kind == "file":
         return None
@@ -261,7 +261,7 @@ def _glob(fs: Any, pattern: str) -> dict[str, dict[str, Any]]:
 
 
 def _uri_of(name: str, path: str, uri: str) -> str:
-    """The URI of a file that lies where the path of another URI says, on the same host and within the same archive."""
+    """Return the URI of a file of which only the path is known, on the host and in the archive of another URI."""
     own, chained, outer = uri.rstrip("/").partition("::")
     own, path = own.rstrip("/"), path.rstrip("/")
     same = len(commonprefix([own[::-1], path[::-1]]))  # noqa: RUF071 - characters are what is to be compared

@@ -14,6 +14,7 @@ from typing import BinaryIO
 from xbatch.errors import UsageError
 from xbatch.storage.naming import is_local, local_path, shown_name
 from xbatch.storage.reading import READ_BUFFER_BYTES, spool
+from xbatch.storage.streams import kind_of
 
 WRITER_WAIT_S = 10.0
 """Time in which somebody must open a named pipe for writing."""
@@ -51,7 +52,7 @@ def spool_special(uri: str, path: Path, wait_s: float = WRITER_WAIT_S) -> str:
     if found.st_rdev == _NULL_DEVICE and stat.S_ISCHR(found.st_mode):
         path.touch(exist_ok=False)
         return str(path)
-    raise UsageError(f"{shown} is {_what(found.st_mode)}, not a file")
+    raise UsageError(f"{shown} is {kind_of(found.st_mode)}, not a file")
 
 
 def spool_stdin(path: Path) -> str:
@@ -75,7 +76,7 @@ def check_ends(file: BinaryIO, shown: str) -> None:
         return
     endless = stat.S_ISCHR(found.st_mode) and found.st_rdev != _NULL_DEVICE and not os.isatty(file.fileno())
     if endless or stat.S_ISBLK(found.st_mode):
-        raise UsageError(f"{shown} is {_what(found.st_mode)}, not a file")
+        raise UsageError(f"{shown} is {kind_of(found.st_mode)}, not a file")
 
 
 def _opened(shown: str, open_fd: Callable[[], int]) -> BinaryIO:
@@ -109,9 +110,3 @@ def _spool_pipe(file: BinaryIO, path: Path, shown: str, wait_s: float) -> str:
         copy.write(first)
         shutil.copyfileobj(file, copy, READ_BUFFER_BYTES)
     return str(path)
-
-
-def _what(mode: int) -> str:
-    if stat.S_ISSOCK(mode):
-        return "a socket"
-    return "a disk" if stat.S_ISBLK(mode) else "a device"

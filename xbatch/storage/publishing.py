@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 
-from xbatch.errors import StorageError, StorageUnavailable, UsageError
+from xbatch.errors import PlaceUnusable, StorageError, StorageUnavailable, UsageError
 from xbatch.storage.filesystems import READ_ONLY, protocol_of
 from xbatch.storage.local import check_writable, is_disk_trouble, publish_file, translated
 from xbatch.storage.local import sweep_beside as sweep_beside_path
@@ -61,7 +61,7 @@ def remove(uri: str) -> None:
 
 
 def names_beside(uri: str) -> list[str]:
-    """Names of what lies in the folder of a file, there or not, in order. Raises StorageError."""
+    """Return the names of what lies in the folder of a file, there or not, in order. Raises StorageError."""
     if not is_local(uri):
         return RemoteFile(uri).names_beside()
     folder = local_path(uri).parent
@@ -85,7 +85,8 @@ def sweep_beside(uri: str, *, prefix: bool = False) -> None:
 def check_uri_writable(uri: str) -> None:
     """Find out whether a file could be published there, leaving nothing behind.
 
-    Raises UsageError if the place is wrong, StorageError if it is in trouble.
+    Raises UsageError if the place is wrong, PlaceUnusable if it can't be reached by its address, and StorageError if it
+    is in trouble.
     """
     if protocol_of(uri) in READ_ONLY:
         raise UsageError(f"the output {uri} can't be written: HTTP is for inputs only")
@@ -100,4 +101,6 @@ def check_uri_writable(uri: str) -> None:
     except StorageUnavailable:
         raise
     except StorageError as e:
-        raise UsageError(f"the output can't be written: {e}") from e
+        # A name server may know the host later, and then a watcher has to try again.
+        wrong = PlaceUnusable if isinstance(e, PlaceUnusable) else UsageError
+        raise wrong(f"the output can't be written: {e}") from e

@@ -45,7 +45,7 @@ class RemoteFile:
 
     @property
     def seen(self) -> bool:
-        """There is such a file, as far as this user may know: who may only write is not told."""
+        """Tell whether there is such a file, as far as this user may know: who may only write is not told."""
         unseen = {Trouble.ABSENT: False, Trouble.REFUSED: False}
         return self._call(lambda: bool(self._fs.info(self._path)["type"] == "file"), unseen)
 
@@ -58,7 +58,7 @@ class RemoteFile:
         self._call(lambda: self._fs.rm_file(self._path), {Trouble.ABSENT: None})
 
     def names_beside(self, *, seen: bool = False) -> list[str]:
-        """Names of what lies in its folder, in order; none if only what may be `seen` counts and that is nothing."""
+        """Return the names of what lies in its folder, in order; with `seen`, none if this user may not list it."""
         nothing: list[str] = []
         instead = {Trouble.ABSENT: nothing} | ({Trouble.REFUSED: nothing} if seen else {})
         found = self._call(lambda: self._fs.ls(self._folder, detail=False), instead)

@@ -23,7 +23,7 @@ MAX_RENEWALS = 3
 
 
 class Retrying:
-    """Asks again while the trouble is of the passing kind, at growing random distances.
+    """A caller of stores that asks again at growing random distances while their trouble may pass.
 
     It does so for `budget_s` in all; None stands for what the settings say.
     """
@@ -115,7 +115,7 @@ def _longest_pause_s(tries: int) -> float:
 
 
 def _store_of(place: str) -> str:
-    """The protocol and the host, or the bucket, of a URI."""
+    """Return the protocol and the host, or the bucket, of a URI."""
     protocol, separator, rest = place.partition("://")
     return protocol + separator + rest.partition("/")[0].partition("?")[0]
 

@@ -256,7 +256,7 @@ def _kind_of_status(status: int) -> Trouble:
 
 
 def _status(error: Any) -> int | None:
-    """The HTTP status that an error of botocore, aiohttp, azure, gcsfs or requests carries."""
+    """Return the HTTP status that an error of botocore, aiohttp, azure, gcsfs or requests carries."""
     response = getattr(error, "response", None)
     if isinstance(response, dict):
         found = response.get("ResponseMetadata", {}).get("HTTPStatusCode")
