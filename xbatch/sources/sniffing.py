@@ -164,8 +164,8 @@ def _document(text: bytes, lines: Sequence[bytes], *, whole: bool) -> _Document 
     first = _decoded(lines[0])
     if first is not None:
         return _Document(array, pretty=False) if array and len(lines) == 1 else None
-    if len(lines) == 1 and not whole:
-        return _Document(array, pretty=False) if array else None
+    if len(lines) == 1 and not (array and whole):
+        return _Document(array, pretty=False) if array else None  # an object in one line is a row that is broken
     if not _spans_lines(text, whole=whole) and not (array and _mostly_objects(lines, b"},")):
         return None
     return _Document(array, pretty=not (array and _mostly_objects(lines, b"},", b"}")))
