@@ -11,7 +11,8 @@ from xbatch.errors import UsageError
 _LFS = b"version https://git-lfs"
 _MAPPINGS = ("config.json", "tokenizer_config.json")
 _TOKENIZER = "tokenizer.json"
-_WEIGHTS = ("*.safetensors", "*.bin", "*.pt", "*.gguf")
+_WEIGHTS = ("consolidated*.safetensors", "*.safetensors", "*.bin", "*.pt", "*.gguf")
+_OF_TRAINING = ("training_args.bin", "optimizer.bin", "optimizer.pt", "scheduler.pt", "scaler.pt")
 _HEADER_LENGTH = struct.Struct("<Q")
 
 
@@ -27,13 +28,24 @@ def check_files(folder: Path) -> None:
     for name in _MAPPINGS:
         _check_mapping(folder / name)
     _check_tokenizer(folder / _TOKENIZER)
-    for file in sorted(path for pattern in _WEIGHTS for path in folder.glob(pattern)):
+    for file in _loaded(folder):
         try:
             _check_weights(file)
         except Cut as e:
             raise UsageError(f"the model's file {file} {e}: copy or download it again") from None
         except OSError as e:
             raise UsageError(f"the model's file {file} can't be read: {e.strerror or e}") from e
+
+
+def _loaded(folder: Path) -> list[Path]:
+    """Return the files of weights that vLLM loads; it leaves all others alone, so they need not be whole.
+
+    Source: vLLM's `DefaultModelLoader._prepare_weights`.
+    """
+    for pattern in _WEIGHTS:
+        if found := sorted(path for path in folder.glob(pattern) if path.name not in _OF_TRAINING):
+            return found
+    return []
 
 
 def count_parameters(folder: Path) -> int | None:
