@@ -3,7 +3,7 @@
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any, Self
 
-from xbatch.rows.known_fields import hint, ignored_fields, ignored_in_messages, ignored_inside, is_known
+from xbatch.rows.known_fields import NOT_MISSED, hint, ignored_fields, ignored_in_messages, ignored_inside
 from xbatch.rows.needs import Allowed, brings_media, unmet_need
 from xbatch.rows.request import CHAT, ENDPOINTS, Request
 from xbatch.rows.row import Row
@@ -97,8 +97,10 @@ class BodyNotes:
 
     def _is_plain(self, body: dict[str, Any], endpoint: str) -> bool:
         """Tell whether there is nothing to say about any body with these fields whose numbers are within bounds."""
-        watched = self.allowed.watched if self.allowed else frozenset()
-        return all(is_known(name, endpoint) and name not in _DEEP and name not in watched for name in body)
+        names = body.keys()
+        if not names <= NOT_MISSED[endpoint] or not names.isdisjoint(_DEEP):
+            return False
+        return self.allowed is None or names.isdisjoint(self.allowed.watched)
 
 
 def _are_texts(messages: Any) -> bool:
