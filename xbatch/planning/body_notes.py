@@ -117,10 +117,7 @@ def _are_texts(messages: Any) -> bool:
 
 def _are_within(body: dict[str, Any], bounds: Bounds) -> bool:
     """Tell whether no number of a body is above its bound."""
-    for name, most in bounds:
-        if type(value := body[name]) is int and value > most:
-            return False
-    return True
+    return not bounds or not any(type(value := body[name]) is int and value > most for name, most in bounds)
 
 
 def _one_more(noted: Noted | None, row: Row) -> Noted:

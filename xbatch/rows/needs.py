@@ -56,7 +56,7 @@ class Allowed:
     @property
     def bounds(self) -> dict[str, int]:
         """Fields that ask for too much only if they are numbers above these."""
-        return {} if self.max_tokens is None else {name: self.max_tokens for name in _LENGTHS}
+        return {} if self.max_tokens is None else dict.fromkeys(_LENGTHS, self.max_tokens)
 
 
 def unmet_need(body: dict[str, Any], endpoint: str, allowed: Allowed) -> str | None:

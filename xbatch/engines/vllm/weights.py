@@ -49,7 +49,7 @@ def _loaded(folder: Path) -> list[Path]:
 
 
 def count_parameters(folder: Path) -> int | None:
-    """The numbers in a model's weights; None where they are no safetensors in a folder."""
+    """Count the numbers in a model's weights; None where they are no safetensors in a folder."""
     total = 0
     for file in folder.glob("*.safetensors"):
         try:
@@ -102,7 +102,7 @@ def _check_weights(file: Path) -> None:
 
 
 def _tensors(file: Path) -> dict[str, Any]:
-    """The header of a file of weights: the tensors by name, each with its type, shape and place.
+    """Return the header of a file of weights: the tensors by name, each with its type, shape and place.
 
     Format: safetensors, whose first 8 bytes are the length of the header, which is JSON. Raises Cut.
     """
