@@ -111,6 +111,7 @@ class Job:
         made = await to_thread(lambda: self.state.untouched)
         try:
             await to_thread(self._lease.claim)
+            made = made and not await to_thread(lambda: self.state.begun)  # another process may have been faster
             return await to_thread(self._finished_before) or await self._run_leased()
         except UsageError:
             if made and self.course.running_s == 0.0:
