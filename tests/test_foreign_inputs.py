@@ -203,6 +203,8 @@ def test_arrays_are_converted_by_jq() -> None:
         '{"prompt": "a"\n{"prompt": "b"}\n',
         '{"prompt": [\n' + LINES,
         '{"prompt": "a"},\n{"prompt": "b"}\n',
+        '{"prompt": "a"',
+        '{"prompt": ["a",\n',
         "- a\n" + LINES,
         "\x00\x01\x02\n" + LINES,
         "{'prompt': 'a'}\n" * 5,

@@ -4,6 +4,7 @@ import json
 import os
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,7 @@ import pytest
 
 from xbatch.assemble.indexing import Indexing
 from xbatch.errors import UsageError
-from xbatch.job.body_notes import check_abilities, check_needs, ignored_sentence
+from xbatch.job.body_notes import allowed_by, check_abilities, check_needs, ignored_sentence
 from xbatch.job.spec import JobSpec
 from xbatch.planning.body_notes import MAX_NAMES, MAX_SHAPES, BodyNotes
 from xbatch.planning.index import Index
@@ -267,6 +268,19 @@ def test_needs(body: dict[str, Any], need: str | None) -> None:
     assert unmet_need(body, endpoint, EVERYTHING) is None
     notes = noted(body, body, endpoint=endpoint, allowed=NOTHING)
     assert {name: each.rows for name, each in notes.unmet.items()} == ({need: 2} if need else {})
+
+
+def test_numbers_above_their_bounds() -> None:
+    """Of many bodies of one shape those are told whose numbers are too large, wherever they stand."""
+    bodies = [chat(max_tokens=most) for most in (5, 10, 11, None, 5, 12, True)]
+    unmet = noted(*bodies, allowed=replace(EVERYTHING, max_tokens=10)).unmet[LENGTH]
+    assert (unmet.rows, unmet.first_place) == (2, "in.jsonl:3")
+
+
+def test_settings_in_a_file_of_vllms() -> None:
+    """A file of settings may allow anything, so nothing is refused for what else is set."""
+    assert allowed_by(JobSpec(inputs=["in.jsonl"])) is not None
+    assert allowed_by(JobSpec(inputs=["in.jsonl"], engine={"config": "serve.yaml"})) is None
 
 
 def test_nothing_is_loaded_if_every_row_would_be_refused(tmp_path: Path) -> None:

@@ -18,6 +18,7 @@ from test_places import places, touch
 from xbatch import storage
 from xbatch.errors import UsageError
 from xbatch.job.inputs import find_inputs
+from xbatch.sources.parquet.partitions import partitions_of
 from xbatch.storage.pipes import spool_special
 
 NOT_UTF8 = os.fsdecode(b"caf\xe9.jsonl")
@@ -411,3 +412,17 @@ def test_columns_of_a_path_alone(tmp_path: Path) -> None:
     words = ("--prompt", "in {{ lang }}", "--model", "m", "--columns", "lang", "-o", f"{tmp_path}/o.parquet")
     assert run(tmp_path / "lang=de", "a.parquet", *words).returncode == 0
     assert pq.read_table(tmp_path / "o.parquet")["lang"].to_pylist() == ["de", "de"]
+
+
+@pytest.mark.parametrize(
+    "uri",
+    [
+        "https://user:pass=word@host/t/a.parquet",
+        "https://host/a.parquet?sig=ab/cd=ef/gh",
+        "s3://key:secret=word@bucket/a.parquet",
+    ],
+)
+def test_secrets_are_no_columns(uri: str) -> None:
+    """Only folders hold columns: a login and a signature don't get into an output."""
+    assert partitions_of(uri) == {}
+    assert partitions_of(uri.replace("/a.parquet", "/lang=de/a.parquet")) == {"lang": "de"}

@@ -115,10 +115,22 @@ def test_folders_that_are_not_whole(tmp_path: Path, name: str, content: bytes, s
     folder = tmp_path / "model"
     shutil.copytree(MODEL_PATH, folder)
     assert not check_folder(str(folder))
+    if name.endswith(".bin"):
+        (folder / "model.safetensors").unlink()
     (folder / name).write_bytes(content)
     with pytest.raises(UsageError) as raised:
         check_folder(str(folder))
     assert said in str(raised.value)
+
+
+@pytest.mark.parametrize("name", ["pytorch_model.bin", "training_args.bin", "optimizer.pt", "model.gguf"])
+def test_files_that_are_not_loaded(tmp_path: Path, name: str) -> None:
+    """Beside weights that vLLM loads, pointers to others and empty files are no trouble."""
+    folder = tmp_path / "model"
+    shutil.copytree(MODEL_PATH, folder)
+    for content in (b"", b"version https://git-lfs.github.com/spec/v1\noid sha256:0"):
+        (folder / name).write_bytes(content)
+        assert not check_folder(str(folder))
 
 
 def test_weights_that_were_cut(tmp_path: Path) -> None:

@@ -266,6 +266,20 @@ def test_nulls_of_struct_writers(given: dict[str, Any]) -> None:
     assert accepted(given).body == WITHOUT_NULLS
 
 
+def test_nulls_that_are_values() -> None:
+    """Nulls inside structural tags stay, and so does the content of media that a uuid names."""
+    tag = {"type": "json_schema", "json_schema": {"properties": {"a": {"default": None}}}}
+    cached = {"type": "image_url", "image_url": None, "uuid": "known"}
+    body = {
+        "messages": [{"role": "user", "content": [cached]}],
+        "response_format": {"type": "structural_tag", "format": tag},
+    }
+    assert accepted(line(body=body)).body == body
+    plain = {"type": "text", "text": "a", "image_url": None, "uuid": None}
+    content = accepted(line(body={"messages": [{"role": "user", "content": [plain]}]})).body["messages"][0]["content"]
+    assert content == [{"type": "text", "text": "a"}]
+
+
 @pytest.mark.parametrize(
     ("data", "custom_id"),
     [

@@ -250,11 +250,14 @@ def test_a_template_with_columns(template: str) -> None:
         ("{% if row.a is undefined %}no{% else %}{{ row.a }}{% endif %}", set()),
         ("{{ a | default('x') }} {{ row['b'] | d('') }}", set()),
         ("{% if 'a' in row %}{{ row.a }}{% endif %}", set()),
+        ("{% if kind == 'a' %}{{ a }}{% else %}{{ b }}{% endif %}{{ a2 if kind else b2 }}", {"kind"}),
+        ("{% if row.get('a') %}{{ a }}{{ row.b }}{% endif %}{{ row.get('c') and c }}", set()),
+        ("{% for x in list %}{{ other }}{% endfor %}{% macro m(y) %}{{ y }}{{ z }}{% endmacro %}", {"list"}),
         ("{% for x in list %}{{ x }}{% endfor %}{% set y = 1 %}{{ y }}{{ range(3) | join }}", {"list"}),
     ],
 )
 def test_required_columns(template: str, required: set[str]) -> None:
-    """Columns that are named must be there, unless the template asks whether they are."""
+    """Columns that are used for every row must be there, unless the template asks whether they are."""
     assert RequestTemplate({"prompt": template}).use.required == required
 
 

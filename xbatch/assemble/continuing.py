@@ -17,7 +17,7 @@ from xbatch.job.places import STDIN, Places
 from xbatch.job.spec import JobSpec
 from xbatch.sources import DIGEST_BYTES
 from xbatch.state.folder import JobFile, Plan, StateFolder
-from xbatch.state.standing import look
+from xbatch.state.standing import any_completed
 
 
 class NothingAnswered(UsageError):
@@ -160,10 +160,7 @@ class Continuing:
 def has_answers(state: StateFolder) -> bool:
     """Tell whether any row of a job has got an answer; also true if that can't be told."""
     with suppress(XbatchError):
-        seen = look(state)
-        told = (worker["progress"].get("completed") for worker in seen["workers"])
-        # What another machine has answered and not sealed is in its own log; its heartbeat tells of it.
-        return bool(seen["request_counts"]["completed"] or any(told))
+        return any_completed(state)
     return True
 
 

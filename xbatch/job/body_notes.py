@@ -37,10 +37,13 @@ _MODELS_WORDS = {
 
 
 def allowed_by(spec: JobSpec) -> Allowed | None:
-    """Return what the settings of a job allow requests to ask for; None for the fake engine, which refuses nothing."""
-    if spec.engine_name == "fake":
-        return None
+    """Return what the settings of a job allow requests to ask for; None where that can't be told.
+
+    The fake engine refuses nothing, and a file that is given to vLLM as `config` may hold any setting.
+    """
     args = spec.engine_args
+    if spec.engine_name == "fake" or "config" in args:
+        return None
     logprobs, length = _whole(args.get("max_logprobs", DEFAULT_MAX_LOGPROBS)), _whole(args.get("max_model_len"))
     return Allowed(
         tools="tool_call_parser" in args,

@@ -3,7 +3,7 @@
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any, Self
 
-from xbatch.rows.known_fields import hint, ignored_fields, ignored_in_messages, ignored_inside, is_known
+from xbatch.rows.known_fields import NOT_MISSED, hint, ignored_fields, ignored_in_messages, ignored_inside
 from xbatch.rows.needs import Allowed, brings_media, unmet_need
 from xbatch.rows.request import CHAT, ENDPOINTS, Request
 from xbatch.rows.row import Row
@@ -16,6 +16,10 @@ MAX_NAME_CHARS = 100
 """Longer names of ignored fields are cut: any text may stand there."""
 _DEEP = frozenset({"response_format", "structured_outputs", "tools"})
 """Fields of a body that hold fields which can be wrong."""
+
+
+Bounds = tuple[tuple[str, int], ...]
+"""Fields of a body, each with the largest number about which there is nothing to say."""
 
 
 @dataclass(slots=True)
@@ -50,21 +54,17 @@ class BodyNotes:
     """Place of the first row that is one."""
     media: Noted | None = None
     """Rows with media, which some models refuse."""
-    _plain: dict[str, set[tuple[str, ...]]] = field(default_factory=lambda: {each: set() for each in ENDPOINTS})
-    """By endpoint, shapes of bodies about which there is nothing to say, whatever their values are."""
+    _plain: dict[str, dict[tuple[str, ...], Bounds]] = field(default_factory=lambda: {each: {} for each in ENDPOINTS})
+    """By endpoint, shapes of bodies about which there is nothing to say unless a number is above its bound."""
 
     def take(self, request: Request, row: Row) -> None:
         """Look at one request; cheap if its body has the fields of an earlier one."""
         body, endpoint = request.body, request.endpoint
         if endpoint != CHAT:
             self.completions += 1
-        if tuple(body) not in self._plain[endpoint]:
+        bounds = self._plain[endpoint].get(tuple(body))
+        if bounds is None or not (_are_texts(body.get("messages")) and _are_within(body, bounds)):
             self._examine(body, endpoint, row)
-        elif type(messages := body.get("messages")) is list:
-            for message in messages:
-                if type(message) is not dict or type(message.get("content")) is not str:
-                    self._examine(body, endpoint, row)
-                    return
 
     def facts(self) -> list[dict[str, Any]]:
         """Return the ignored fields as JSON."""
@@ -92,12 +92,32 @@ class BodyNotes:
             if brings_media(body.get("messages")):
                 self.media = _one_more(self.media, row)
         if len(plain := self._plain[endpoint]) < MAX_SHAPES and self._is_plain(body, endpoint):
-            plain.add(tuple(body))
+            bounds = self.allowed.bounds if self.allowed else {}
+            plain[tuple(body)] = tuple((name, bounds[name]) for name in body if name in bounds)
 
     def _is_plain(self, body: dict[str, Any], endpoint: str) -> bool:
-        """Tell whether there is nothing to say about any body with these fields."""
-        watched = self.allowed.watched if self.allowed else frozenset()
-        return all(is_known(name, endpoint) and name not in _DEEP and name not in watched for name in body)
+        """Tell whether there is nothing to say about any body with these fields whose numbers are within bounds."""
+        names = body.keys()
+        if not names <= NOT_MISSED[endpoint] or not names.isdisjoint(_DEEP):
+            return False
+        return self.allowed is None or names.isdisjoint(self.allowed.watched)
+
+
+def _are_texts(messages: Any) -> bool:
+    """Tell whether all messages have a content, and it is text."""
+    for message in messages if type(messages) is list else ():
+        content = message.get("content") if type(message) is dict else None
+        if type(content) is list:
+            if not all(type(part) is dict and part.get("type") == "text" for part in content):
+                return False
+        elif type(content) is not str:
+            return False
+    return True
+
+
+def _are_within(body: dict[str, Any], bounds: Bounds) -> bool:
+    """Tell whether no number of a body is above its bound."""
+    return not bounds or not any(type(value := body[name]) is int and value > most for name, most in bounds)
 
 
 def _one_more(noted: Noted | None, row: Row) -> Noted:

@@ -88,7 +88,7 @@ class Index:
 
     @classmethod
     def of(cls, shards: list[Shard], facts: dict[str, Any]) -> Self:
-        """The index that gave these shards and facts."""
+        """Return the index that gave these shards and facts."""
         models = {each["name"]: NamedModel(each["rows"], each["first_place"]) for each in facts["models"]}
         return cls(
             shards,

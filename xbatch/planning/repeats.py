@@ -85,7 +85,7 @@ class RepeatFinder:
         self._seen.add(_SEEN.pack(digest.digest(), index, file, line))
 
     def repeats(self) -> Iterator[tuple[int, LinePlace | None]]:
-        """Rows in order of their index whose key is not theirs alone; to be called once, when all were added.
+        """Yield the rows whose key is not theirs alone, in order of their index; called once, when all were added.
 
         A row that gives a key comes with the place where its file has that key first, one that gives none with None:
         it is to be called `replaced_key`.
@@ -107,7 +107,7 @@ class RepeatFinder:
             yield index, None if file == _RENAMED else (file, line)
 
     def replaced_key(self, number: int) -> str:
-        """The key for a row without one, if another row gives `row-<number>`.
+        """Return the key for a row without one, if another row gives `row-<number>`.
 
         Its suffix is longer than that of any key of this form that a row gives, so no row gives it.
         """

@@ -66,7 +66,7 @@ class Survey:
         return None if found is None else self._problem(file, line, parsed.custom_id, found)
 
     def repeats(self) -> Iterator[Problem]:
-        """Rows whose `custom_id` an earlier one of their file has; to be called when every row was taken."""
+        """Yield the rows whose `custom_id` an earlier one of their file has; called when every row was taken."""
         for code, first in self._ids.repeats():
             if first is None:
                 continue  # it gets an id that no other row has

@@ -33,7 +33,7 @@ def endpoint_of(url: Any) -> str | None:
 
 
 def _path(url: str) -> list[str]:
-    """The parts of a url's path; none if it is no url of a web server."""
+    """Return the parts of a url's path; none if it is no url of a web server."""
     try:
         parts = urlsplit(url)
     except ValueError:

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from difflib import get_close_matches
 from typing import Any
 
-from xbatch.rows.request import CHAT
+from xbatch.rows.request import CHAT, COMPLETIONS
 
 _BOTH = frozenset(
     (
@@ -55,6 +55,9 @@ HARMLESS = frozenset(
     )
 )
 """Fields that change no answer, neither at OpenAI nor in its client, so nobody misses them where they are ignored."""
+
+NOT_MISSED = {CHAT: CHAT_FIELDS | HARMLESS, COMPLETIONS: COMPLETION_FIELDS | HARMLESS}
+"""By endpoint, fields at the top of a body that vLLM knows, or that nobody misses."""
 
 _RENAMED = "vLLM calls it {}"
 _TEMPLATE_KWARG = "put it into chat_template_kwargs"
@@ -110,14 +113,11 @@ def ignored_fields(body: dict[str, Any], endpoint: str) -> Iterator[str]:
 
     A field that is null says nothing and is passed over.
     """
-    for name, value in body.items():
-        if value is not None and not is_known(name, endpoint):
-            yield name
-
-
-def is_known(name: str, endpoint: str) -> bool:
-    """Tell whether vLLM knows a field at the top of a body, or nobody misses it."""
-    return name in (CHAT_FIELDS if endpoint == CHAT else COMPLETION_FIELDS) or name in HARMLESS
+    known = NOT_MISSED[endpoint]
+    if not body.keys() <= known:
+        for name, value in body.items():
+            if value is not None and name not in known:
+                yield name
 
 
 def ignored_inside(body: dict[str, Any]) -> Iterator[str]:

@@ -22,6 +22,7 @@ LENGTH = "length"
 CHATS = "chats"
 MEDIA = "media"
 """Needs that no setting of the engine meets, but another model does."""
+_LENGTHS = ("max_tokens", "max_completion_tokens")
 _TEXTS = frozenset(
     {"text", "input_text", "output_text", "refusal", "thinking", "tool_reference", "prompt_embeds", None}
 )
@@ -50,17 +51,22 @@ class Allowed:
         names |= set() if self.templates else {"chat_template", "chat_template_kwargs"}
         names |= set() if self.embeds else {"prompt_embeds"}
         names |= set() if self.max_logprobs is None else {"logprobs", "prompt_logprobs"}
-        return frozenset(names if self.max_tokens is None else names | {"max_tokens", "max_completion_tokens"})
+        return frozenset(names)
+
+    @property
+    def bounds(self) -> dict[str, int]:
+        """Fields that ask for too much only if they are numbers above these."""
+        return {} if self.max_tokens is None else dict.fromkeys(_LENGTHS, self.max_tokens)
 
 
 def unmet_need(body: dict[str, Any], endpoint: str, allowed: Allowed) -> str | None:
-    """Name the first thing that a request asks for and that the settings do not allow, None if there is none."""
+    """Return the name of the first thing a request asks for that the settings do not allow, None if there is none."""
     is_chat = endpoint == CHAT
     if is_chat and not allowed.tools and _calls_tools(body):
         return TOOLS
     if is_chat and not allowed.templates and _brings_template(body):
         return TEMPLATE
-    if not is_chat and not allowed.embeds and body.get("prompt_embeds") is not None:
+    if not is_chat and not allowed.embeds and body.get("prompt_embeds"):
         return EMBEDS
     if _too_many_tokens(body, allowed.max_tokens, is_chat=is_chat):
         return LENGTH

@@ -40,7 +40,7 @@ def mark_not_text(row: dict[str, Any], cells: Iterable[CellPath]) -> None:
 
 
 def column_name(path: CellPath) -> str:
-    """The name of a value inside a row, as templates write it; places in lists are left out."""
+    """Return the name of a value inside a row, as templates write it; places in lists are left out."""
     return ".".join(step for step in path if isinstance(step, str))
 
 

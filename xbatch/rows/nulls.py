@@ -20,13 +20,16 @@ _SCHEMAS = ("parameters", "schema")
 """Fields that hold JSON Schemas, in which null is a value."""
 _DATA = ("arguments",)
 """Fields that hold the user's own values."""
+_TAGS = ("format",)
+"""Fields that hold structural tags, in which JSON Schemas have other names."""
 
 
 def drop_nulls(body: dict[str, Any]) -> None:
     """Remove fields that are null from the messages, tools and response format of a body, in place.
 
-    Nulls that are values stay: the content of a message, whatever JSON Schemas hold, the arguments of calls. So do
-    those fields of the body itself for which the API says what null means.
+    Nulls that are values stay: the content of a message, whatever JSON Schemas hold, the arguments of calls, and media
+    that a part of a message names by a uuid alone. So do those fields of the body itself for which the API says what
+    null means.
     """
     for name in _NEVER_NULL.intersection(body):
         if body[name] is None:
@@ -45,10 +48,12 @@ def _objects(values: Any) -> list[dict[str, Any]]:
 
 
 def _drop(fields: dict[str, Any], kept: tuple[str, ...] = ()) -> None:
+    if fields.get("uuid") is not None:
+        kept = (*kept, fields.get("type", ""))  # an image that vLLM has already: `"image_url": null`
     for name, value in list(fields.items()):
         if value is None:
             if name not in kept and name not in _SCHEMAS + _DATA:
                 del fields[name]
-        elif name not in _SCHEMAS + _DATA:
+        elif name not in _SCHEMAS + _DATA + _TAGS:
             for each in (value,) if type(value) is dict else _objects(value):
                 _drop(each)

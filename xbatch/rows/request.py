@@ -161,7 +161,7 @@ def _parse(row: Row, template: RequestTemplate | None = None) -> ParsedRow:
 
 
 def _value(row: Row) -> dict[str, Any]:
-    """The object that a row is. Raises _Unfit or BadJson if it is none, or no request can be made of it."""
+    """Return the object that a row is. Raises _Unfit or BadJson if it is none, or can't become a request."""
     if row.too_long:
         size = counted(row.num_bytes, "byte")
         raise _Unfit("line_too_long", f"the row has {size}, more than --max-line-bytes allows")
@@ -185,7 +185,7 @@ _decode_line = msgspec.json.Decoder(_Line).decode
 
 
 def _usual(row: Row) -> Request | None:
-    """The request of a line that has nothing unusual; None if it must be looked at more closely."""
+    """Return the request of a line that has nothing unusual; None if it must be looked at more closely."""
     data = row.data
     if row.too_long or row.first_use is not None or row.bad_cell is not None or strict_json.may_be_deep(data):
         return None
@@ -208,7 +208,7 @@ def _object(value: Any, what: str) -> dict[str, Any]:
 
 
 def _custom_id(value: dict[str, Any]) -> str | None:
-    """The `custom_id` that a row gives, as text; None if it gives none."""
+    """Return the `custom_id` that a row gives, as text; None if it gives none."""
     if (given := value.get(_CUSTOM_ID)) is None:
         return None
     if (found := id_text(given)) is None:
@@ -240,7 +240,7 @@ def _bare(body: dict[str, Any], what: str, whole: dict[str, Any] | None = None) 
 
 
 def _endpoint_for(body: dict[str, Any], what: str, whole: dict[str, Any] | None = None) -> str:
-    """The endpoint that a body is for; `whole` is the object in which it stands, where that has a shape of its own."""
+    """Return the endpoint that a body is for; `whole` is the object around it, where that has a shape of its own."""
     if "messages" in body:
         return CHAT
     if "prompt" in body:
@@ -268,11 +268,11 @@ def _kind(value: Any) -> str:
 
 
 def _column(row: Row, e: Exception) -> str:
-    """The column of a table whose text can't be read."""
+    """Name the column of a table whose text can't be read."""
     return f"column {row.bad_cell.column}: " if row.bad_cell is not None and isinstance(e, strict_json.BadJson) else ""
 
 
 def _excerpt(row: Row) -> str:
-    """The row's beginning, for one that can't be read."""
+    """Return the beginning of a row that can't be read."""
     text = row.data[:EXCERPT_BYTES].decode("utf-8", "backslashreplace")
     return f": {text}" + ("..." if row.num_bytes > EXCERPT_BYTES else "")

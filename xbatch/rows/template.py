@@ -77,7 +77,7 @@ class _Environment(ImmutableSandboxedEnvironment):
             del self.filters[name]
 
     def getattr(self, obj: Any, attribute: str) -> Any:
-        """`a.items` is the field of that name if there is one, else the method."""
+        """Return the field of that name if there is one, such as `a.items`, else the method."""
         if isinstance(obj, dict) and attribute in obj:
             return obj[attribute]
         if isinstance(obj, NotText):
@@ -131,7 +131,7 @@ class RequestTemplate:
         return body
 
     def _id_of(self, row: dict[str, Any]) -> str | None:
-        """What the template calls a row of which it makes no body."""
+        """Return what the template calls a row of which it makes no body, None if that can't be told."""
         try:
             return id_text(self._id_part({ROW: row} | row))
         except Exception:  # noqa: BLE001 - the row's failure tells of another part of the template, or of this one
@@ -201,7 +201,7 @@ def _value(environment: _Environment, expression: nodes.Expr, place: str, *, tex
 
 
 def _json(value: Any, place: str) -> Any:
-    """The value as JSON has it; an undefined one says so."""
+    """Return the value as JSON has it. Raises what names the column if it is undefined or bytes."""
     if value is None or isinstance(value, (bool, int)):
         return value
     if isinstance(value, str):
@@ -251,7 +251,7 @@ def _not_json(value: Any) -> str:
 
 
 def _base64(value: Any) -> str:
-    """The filter for binary columns: their bytes as base64; of a text, its UTF-8 bytes."""
+    """Return the bytes of a binary column, or the UTF-8 bytes of a text, as base64."""
     if isinstance(value, NotText):
         return value.base64
     if not isinstance(value, str):

@@ -23,7 +23,7 @@ class TemplateUse:
     """What the texts of a request template do with columns."""
 
     required: frozenset[str] = frozenset()
-    """Columns without which a row fails: they are named, and nothing asks whether they are there."""
+    """Columns without which every row fails: they are used whatever a row holds, and nothing asks for them first."""
     placeholders: tuple[tuple[str, str], ...] = ()
     """What looks like a column in the style of another language, such as `{text}`: as it stands, and the name."""
     constant: bool = False
@@ -52,7 +52,8 @@ def use_of(texts: list[str], trees: list[nodes.Template], columns: frozenset[str
         match.group(): next(filter(None, match.groups())) for text in texts for match in _PLACEHOLDER.finditer(text)
     }
     constant = not columns and not any(_COMMENT in text for text in texts)
-    return TemplateUse((columns - {ROW} | of_row) - optional, tuple(found.items()), constant)
+    named = {node.name for tree in trees for node in _certain(tree) if isinstance(node, nodes.Name)}
+    return TemplateUse((columns & named - {ROW} | of_row) - optional, tuple(found.items()), constant)
 
 
 def _optional(tree: nodes.Template) -> Iterator[str]:
@@ -69,12 +70,28 @@ def _optional(tree: nodes.Template) -> Iterator[str]:
 
 
 def _of_row(tree: nodes.Template) -> Iterator[str]:
-    """Columns that a template takes from `row` by their names."""
-    for attribute in tree.find_all(nodes.Getattr):
-        if not hasattr(dict, attribute.attr):  # row.items() and the like
-            yield from _named(attribute)
-    for item in tree.find_all(nodes.Getitem):
-        yield from _named(item)
+    """Yield the columns that a template takes from `row` by their names, whatever the row holds."""
+    for node in _certain(tree):
+        is_method = isinstance(node, nodes.Getattr) and hasattr(dict, node.attr)  # row.items() and the like
+        if isinstance(node, (nodes.Getattr, nodes.Getitem)) and not is_method:
+            yield from _named(node)
+
+
+def _certain(node: nodes.Node) -> Iterator[nodes.Node]:
+    """Yield the nodes of a template that are evaluated for every row: no branches, loops, macros or later operands."""
+    yield node
+    if isinstance(node, (nodes.If, nodes.CondExpr)):
+        below = [node.test]
+    elif isinstance(node, nodes.For):
+        below = [node.iter]
+    elif isinstance(node, (nodes.And, nodes.Or)):
+        below = [node.left]
+    elif isinstance(node, (nodes.Macro, nodes.CallBlock)):
+        below = []
+    else:
+        below = list(node.iter_child_nodes())
+    for each in below:
+        yield from _certain(each)
 
 
 def _named(node: Any) -> Iterator[str]:

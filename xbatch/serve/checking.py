@@ -126,7 +126,7 @@ def _mistake(row: Row, parsed: ParsedRow, rules: InputRules) -> Mistake | None:
 
 
 def _line(data: bytes) -> _Line | None:
-    """What a row has of what every line must have, None if it is no object."""
+    """Return what a row has of what every line must have, None if it is no object."""
     try:
         return msgspec.json.decode(data, type=_Line)
     except msgspec.MsgspecError:
@@ -134,7 +134,7 @@ def _line(data: bytes) -> _Line | None:
 
 
 def _missing(line: _Line | None) -> Iterator[str]:
-    """What a row lacks, if it is an object."""
+    """Yield the names of what a row lacks, if it is an object."""
     if line is None:
         return
     for name in ("custom_id", "method", "url"):

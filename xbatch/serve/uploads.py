@@ -147,5 +147,5 @@ async def _spool(request: HttpRequest, form: _Form, spooled: BinaryIO) -> None:
 
 
 def too_large(max_file_bytes: int) -> ApiProblem:
-    """The answer to a file that is over the limit."""
+    """Return the answer to a file that is over the limit."""
     return ApiProblem(413, f"the file is larger than {counted(max_file_bytes, 'byte')} (--max-file)", param=FILE)

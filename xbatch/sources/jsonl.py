@@ -87,7 +87,7 @@ class JsonlSource:
             raise UsageError(f"{self.shown_as} holds no requests, as far as its first rows show: {failure}")
 
     def scan(self, first_row: int) -> Iterator[Row]:
-        """Every row from the beginning of the file.
+        """Yield every row from the beginning of the file.
 
         Raises UsageError, at the damage, if the file is damaged.
         """
@@ -109,7 +109,7 @@ class JsonlSource:
             self.digest = hashed.hexdigest()
 
     def read(self, shard: Shard) -> Iterator[Row]:
-        """The rows of a shard, from its offset."""
+        """Yield the rows of a shard, from its offset."""
         index, num_bytes, end = shard.first_row, 0, shard.first_row + shard.rows
         with storage.translated(self.shown_as):
             lines = None
@@ -142,7 +142,7 @@ class JsonlSource:
         self._kept.close()
 
     def _head(self, stream: BinaryIO) -> Head:
-        """The file's beginning, as far as it can be read. Raises UsageError if not even the first bytes can."""
+        """Read the file's beginning, as far as that can be read. Raises UsageError if not even the first bytes can."""
         try:
             data = stream.read(_FIRST_BYTES)
         except Damaged as e:
@@ -153,7 +153,7 @@ class JsonlSource:
         return Head(data, whole=False)
 
     def _first_rows(self, head: Head) -> Iterator[Row]:
-        """The rows that the beginning holds from end to end."""
+        """Yield the rows that the beginning holds from end to end."""
         for index, line in enumerate(Lines(BytesIO(head.data), self._max_line_bytes)):
             cut_off = not head.whole and line.offset + line.num_bytes >= len(head.data)
             if not line.blank and not cut_off:

@@ -149,7 +149,7 @@ def _unmarked(data: bytes) -> str | None:
 
 
 def _lines(head: Head, text: bytes) -> list[bytes]:
-    """The lines that are there from beginning to end, without blank ones; of a single one that is cut off, that."""
+    """Return the lines that are there from beginning to end and not blank; a single one even if it is cut off."""
     lines = [line.removeprefix(_BOM).strip() for line in text.split(b"\n")]
     if not head.whole and len(lines) > 1 and not head.data.endswith(b"\n"):
         lines.pop()
@@ -157,15 +157,15 @@ def _lines(head: Head, text: bytes) -> list[bytes]:
 
 
 def _document(text: bytes, lines: Sequence[bytes], *, whole: bool) -> _Document | None:
-    """The one JSON value that the text is or begins; None if its first line can be a row of its own."""
+    """Return the one JSON value that the text is or begins; None if its first line can be a row of its own."""
     array = text.startswith(b"[")
     if not array and not text.startswith(b"{"):
         return None
     first = _decoded(lines[0])
     if first is not None:
         return _Document(array, pretty=False) if array and len(lines) == 1 else None
-    if len(lines) == 1 and not whole:
-        return _Document(array, pretty=False) if array else None
+    if len(lines) == 1 and not (array and whole):
+        return _Document(array, pretty=False) if array else None  # an object in one line is a row that is broken
     if not _spans_lines(text, whole=whole) and not (array and _mostly_objects(lines, b"},")):
         return None
     return _Document(array, pretty=not (array and _mostly_objects(lines, b"},", b"}")))
@@ -253,7 +253,7 @@ def _is_table(lines: Sequence[bytes], delimiter: str) -> bool:
 
 
 def _decoded(line: bytes) -> object | None:
-    """The JSON value of a line, None if it is none."""
+    """Return the JSON value of a line, None if it is none."""
     try:
         return _decode(line)
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):

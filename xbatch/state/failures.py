@@ -46,18 +46,12 @@ class PassState:
     @property
     def done_counts(self) -> Counts:
         """Counts of the shards that are done."""
-        counts = Counts()
-        for marker in self.markers.values():
-            counts.add(marker.counts)
-        return counts
+        return _sum(self.markers.values())
 
     @property
     def open_counts(self) -> Counts:
         """Counts of the others."""
-        counts = Counts()
-        for each in self.open.values():
-            counts.add(each.counts)
-        return counts
+        return _sum(self.open.values())
 
     def read(self, shard: Shard, logs: Iterable[Path] = ()) -> OpenShard:
         """Read a shard's rows. The logs come first: what is sealed meanwhile is then found in one or the other."""
@@ -86,6 +80,13 @@ class PassState:
                 for entry in wal.read(path, {"job": self._layer.job, "shard": shard.name}):
                     if isinstance(entry, Record):
                         yield entry.index, entry
+
+
+def _sum(shards: Iterable[Done | OpenShard]) -> Counts:
+    counts = Counts()
+    for each in shards:
+        counts.add(each.counts)
+    return counts
 
 
 def count_reasons(passes: list[PassState], shards: list[Shard]) -> Reasons:

@@ -69,7 +69,7 @@ class Layer:
         return done if done.job == self.job else None
 
     def done_markers(self, shards: list[Shard]) -> dict[int, Done]:
-        """The done markers that there are, by the id of their shard. Raises StorageError if one is damaged."""
+        """Return the done markers that there are, by the id of their shard. Raises StorageError if one is damaged."""
         names = set(self.store.names(f"{self.prefix}done"))
         marked = [shard for shard in shards if f"{shard.name}.json" in names]
         with Executor(_READERS) as pool:

@@ -90,7 +90,7 @@ class Passes:
         self._journals.append(self._open_journal(self.shards, earlier, targets, kept))
 
     def rows(self, shard: Shard) -> Iterator[Settled]:
-        """Every row of a shard in order, each with its last response."""
+        """Yield every row of a shard in order, each with its last response."""
         return self._rows(shard, len(self._journals))
 
     def _rows(self, shard: Shard, passes: int) -> Iterator[Settled]:

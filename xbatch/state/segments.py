@@ -60,7 +60,7 @@ class Segment:
             raise StorageError(f"{name} is damaged: it does not hold the rows that it should")
 
     def rows(self) -> Iterator[Settled]:
-        """The rows it holds, in order."""
+        """Yield the rows it holds, in order."""
         lines = self.header.lines
         for row in self.raw:
             index = int(row[:_INDEX], 16)
@@ -85,7 +85,7 @@ def encode(job: str, shard: str, number: int, epoch: int, records: Iterable[Reco
 
 
 def merge(segments: list[Segment]) -> Iterator[Settled]:
-    """The rows of several segments in order. Raises StorageError if a row stands in two of them."""
+    """Yield the rows of several segments in order. Raises StorageError if a row stands in two of them."""
     rows = segments[0].raw if len(segments) == 1 else sorted(row for segment in segments for row in segment.raw)
     lines = {index: line for segment in segments for index, line in segment.header.lines.items()}
     before = -1

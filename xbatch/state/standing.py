@@ -59,6 +59,17 @@ def look(folder: StateFolder) -> dict[str, Any]:
     }
 
 
+def any_completed(folder: StateFolder) -> bool:
+    """Tell whether any row of the job in a folder has an answer. Raises StorageError."""
+    job, plan = folder.job(), folder.plan()
+    for number in range(len(folder.rounds()) + 1):
+        seen = PassState(folder, job.job, plan.shards if plan else [], number)
+        if seen.done_counts.completed or seen.open_counts.completed:
+            return True
+    # What another machine has answered and not sealed is in its own log; its heartbeat tells of it.
+    return any(worker["progress"].get("completed") for worker in _workers(folder))
+
+
 def _failures(
     job: JobFile, passes: list[PassState], shards: list[Shard], report: dict[str, Any] | None
 ) -> dict[str, Any]:

@@ -76,7 +76,7 @@ def write_tallies(fd: int, tallies: Iterable[Tally]) -> None:
 
 
 def read(path: Path, header: dict[str, str]) -> Iterator[Entry]:
-    """What a log holds, in order, up to the first damaged frame; nothing if it is another job's or shard's.
+    """Yield what a log holds, in order, up to the first damaged frame; nothing of another job's or shard's log.
 
     Raises FileNotFoundError.
     """

@@ -236,7 +236,7 @@ def _instead(install: str) -> str:
 
 
 def supported_versions(name: str) -> SpecifierSet | None:
-    """The range that xbatch's own metadata gives for a distribution; None if it gives none."""
+    """Return the range that xbatch's own metadata gives for a distribution; None if it gives none."""
     try:
         stated = distribution("xbatch").requires or []
     except PackageNotFoundError:

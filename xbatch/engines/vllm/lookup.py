@@ -120,7 +120,7 @@ def _connect(address: tuple[str, int], tell: Callable[[], None]) -> None:
 
 
 def _address(endpoint: str) -> tuple[str, int] | None:
-    """Where a connection for an endpoint goes first; None if the endpoint or the proxy is not understood."""
+    """Return host and port that a connection for an endpoint goes to first; None if they are not understood."""
     try:
         url = urlsplit(endpoint)
         proxies = {} if not url.hostname or proxy_bypass(url.hostname) else getproxies()

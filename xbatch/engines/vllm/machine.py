@@ -19,7 +19,7 @@ from xbatch.engines.vllm.weights import count_parameters
 
 
 def look_at_machine(model: str, args: Namespace) -> Machine:
-    """What an engine of these arguments will run on.
+    """Describe what an engine of these arguments will run on.
 
     Raises UsageError if vLLM does not take the model, EngineError if vLLM can't work here.
     """

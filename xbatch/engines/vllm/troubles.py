@@ -38,7 +38,7 @@ def translated(what: str) -> Iterator[None]:
 
 
 def because(error: Exception) -> str:
-    """An exception in one line, and what is wrong with the installation, if anything is."""
+    """Describe an exception in one line, and what is wrong with the installation, if anything is."""
     problem = next((problem for problem in inspect_engine().problems if problem.blocking), None)
     if problem is None:
         return first_line(error)
@@ -46,7 +46,7 @@ def because(error: Exception) -> str:
 
 
 def first_line(error: Exception) -> str:
-    """An exception in one line."""
+    """Describe an exception in one line."""
     text = error.errors()[0]["msg"] if isinstance(error, ValidationError) else str(error)
     text = text.strip().removeprefix("Value error, ") or type(error).__name__
     first, *rest = text.splitlines()
@@ -54,7 +54,7 @@ def first_line(error: Exception) -> str:
 
 
 def other_version() -> str | None:
-    """One sentence that names the installed version of vLLM and those that xbatch works with; None if it is one."""
+    """Name the installed version of vLLM and those that xbatch works with; None if it is one of these."""
     for engine in inspect_engine().engines:
         if not is_supported(engine):
             wanted = supported_versions(engine.name)
@@ -64,7 +64,7 @@ def other_version() -> str | None:
 
 
 def _range_of(wanted: SpecifierSet | None) -> str:
-    """A range of versions in words: `0.23 to 0.32` for `>=0.23,<0.33`."""
+    """Return a range of versions in words: `0.23 to 0.32` for `>=0.23,<0.33`."""
     bounds = {each.operator: each.version for each in wanted or ()}
     first, end = bounds.get(">=", ""), re.fullmatch(r"(\d+\.)(\d+)", bounds.get("<", ""))
     if not first or end is None:

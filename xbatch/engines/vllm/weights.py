@@ -11,7 +11,8 @@ from xbatch.errors import UsageError
 _LFS = b"version https://git-lfs"
 _MAPPINGS = ("config.json", "tokenizer_config.json")
 _TOKENIZER = "tokenizer.json"
-_WEIGHTS = ("*.safetensors", "*.bin", "*.pt", "*.gguf")
+_WEIGHTS = ("consolidated*.safetensors", "*.safetensors", "*.bin", "*.pt", "*.gguf")
+_OF_TRAINING = ("training_args.bin", "optimizer.bin", "optimizer.pt", "scheduler.pt", "scaler.pt")
 _HEADER_LENGTH = struct.Struct("<Q")
 
 
@@ -27,7 +28,7 @@ def check_files(folder: Path) -> None:
     for name in _MAPPINGS:
         _check_mapping(folder / name)
     _check_tokenizer(folder / _TOKENIZER)
-    for file in sorted(path for pattern in _WEIGHTS for path in folder.glob(pattern)):
+    for file in _loaded(folder):
         try:
             _check_weights(file)
         except Cut as e:
@@ -36,8 +37,19 @@ def check_files(folder: Path) -> None:
             raise UsageError(f"the model's file {file} can't be read: {e.strerror or e}") from e
 
 
+def _loaded(folder: Path) -> list[Path]:
+    """Return the files of weights that vLLM loads; it leaves all others alone, so they need not be whole.
+
+    Source: vLLM's `DefaultModelLoader._prepare_weights`.
+    """
+    for pattern in _WEIGHTS:
+        if found := sorted(path for path in folder.glob(pattern) if path.name not in _OF_TRAINING):
+            return found
+    return []
+
+
 def count_parameters(folder: Path) -> int | None:
-    """The numbers in a model's weights; None where they are no safetensors in a folder."""
+    """Count the numbers in a model's weights; None where they are no safetensors in a folder."""
     total = 0
     for file in folder.glob("*.safetensors"):
         try:
@@ -90,7 +102,7 @@ def _check_weights(file: Path) -> None:
 
 
 def _tensors(file: Path) -> dict[str, Any]:
-    """The header of a file of weights: the tensors by name, each with its type, shape and place.
+    """Return the header of a file of weights: the tensors by name, each with its type, shape and place.
 
     Format: safetensors, whose first 8 bytes are the length of the header, which is JSON. Raises Cut.
     """

@@ -20,7 +20,7 @@ _ALWAYS = ("body", *PROMPTS)
 
 
 def row_objects(batch: pa.RecordBatch, columns: Columns) -> Iterator[tuple[bytes, BadCell | None]]:
-    """The JSON object of each row, from the columns that make it, and what is wrong with one of them, if anything is.
+    """Yield the JSON object of each row, from the columns that make it, and what is wrong with one of these.
 
     A column that is null is left out, unless a template judges it. A row with a text that should be JSON and is not, or
     is not UTF-8, gives that text instead of an object.
@@ -59,7 +59,7 @@ def _one_by_one(batch: pa.RecordBatch, columns: Columns) -> Iterator[tuple[bytes
 
 
 def _not_utf8(row: pa.RecordBatch, columns: Columns) -> BadCell:
-    """The first column of one row that holds a text which is not UTF-8, and the id that the row gives."""
+    """Name the first column of one row that holds a text which is not UTF-8, and the id that the row gives."""
     cells: dict[str, Any] = {}
     bad = ""
     for name in columns.request:

@@ -17,13 +17,22 @@ def partitions_of(uri: str) -> dict[str, str | None]:
 
     The whole path counts, also what of it is above the working directory, so that a job does not depend on that.
     """
-    place = str(storage.local_path(uri).absolute()) if storage.is_local(uri) else uri.partition("://")[2]
     found: dict[str, str | None] = {}
-    for folder in storage.as_text(place).split("/")[:-1]:
+    for folder in _folders(uri):
         name, equals, value = folder.partition("=")
         if name and equals and (name := unquote(name)) != CUSTOM_ID:
             found[name] = None if value == _NULL else unquote(value)
     return found
+
+
+def _folders(uri: str) -> list[str]:
+    """Return the folders that lead to a file; a login, the name of a host and a signature are none."""
+    if storage.is_local(uri):
+        return storage.as_text(str(storage.local_path(uri).absolute())).split("/")[:-1]
+    scheme, _, place = uri.partition("://")
+    if scheme in ("http", "https"):
+        place = place.partition("?")[0]
+    return place.split("/")[1:-1]
 
 
 class PartitionedTable(Table):

@@ -96,7 +96,7 @@ class ParquetSource:
                 raise UsageError(f"{self.shown_as} is damaged or encrypted: {e}") from e
 
     def scan(self, first_row: int) -> Iterator[Row]:
-        """Every row from the beginning of the file.
+        """Yield every row from the beginning of the file.
 
         Reads the carried columns too, so that what can't be read shows before anything has been answered. Raises
         UsageError, at the damage, if the file is damaged.
@@ -115,7 +115,7 @@ class ParquetSource:
             self.digest = self._digest(table)
 
     def read(self, shard: Shard) -> Iterator[Row]:
-        """The rows of a shard, from its row number on."""
+        """Yield the rows of a shard, from its row number on."""
         _, columns = self._look()
         index, num_bytes, without_nulls = shard.first_row, 0, 0
         with storage.translated(self.shown_as):
@@ -165,7 +165,7 @@ class ParquetSource:
         self._kept_carried.close()
 
     def _look(self) -> tuple[pa.Schema, Columns]:
-        """The schema of the file, and what its columns are for."""
+        """Return the schema of the file, and what its columns are for."""
         if self._found is None:
             with reading(self.shown_as):
                 try:
@@ -240,5 +240,5 @@ class ParquetSource:
 
 
 def _size_without_nulls(data: bytes) -> int:
-    """The size of a row as plans have it that were made while messages without content lost the field."""
+    """Return the size that a row had in plans made while messages without content lost that field."""
     return len(data) - len(KEPT_NULL) * data.count(KEPT_NULL[:-1])

@@ -47,7 +47,7 @@ class Values:
         self._only_carried = only_carried
 
     def of(self, array: pa.Array) -> list[Any]:
-        """The values of an array. Raises UnicodeDecodeError if a text is not UTF-8."""
+        """Return the values of an array. Raises UnicodeDecodeError if a text is not UTF-8."""
         kind = array.type
         if isinstance(array, pa.ExtensionArray):
             is_uuid = str(kind) == "extension<arrow.uuid>"
@@ -102,7 +102,7 @@ class Values:
 
 
 def json_values(array: pa.Array, *, drop_nulls: bool, only_carried: bool = False) -> list[Any]:
-    """The values of an array, each as JSON has it, as `Values` tells. Raises UnicodeDecodeError."""
+    """Return the values of an array, each as JSON has it, as `Values` tells. Raises UnicodeDecodeError."""
     return Values(drop_nulls=drop_nulls, only_carried=only_carried).of(array)
 
 
@@ -120,7 +120,7 @@ def has_bytes(kind: pa.DataType) -> bool:
 
 
 def bytes_in(value: Any, path: CellPath) -> Iterator[CellPath]:
-    """Where a value holds `Bytes`, from `path` on."""
+    """Yield the places at which a value holds `Bytes`, from `path` on."""
     if type(value) is Bytes:
         yield path
     elif type(value) is dict:
@@ -132,7 +132,7 @@ def bytes_in(value: Any, path: CellPath) -> Iterator[CellPath]:
 
 
 def encodable(value: Any) -> str:
-    """A `Bytes` for an encoder of JSON, which knows what to do with everything else."""
+    """Return the base64 of a `Bytes`, for an encoder of JSON, which knows what to do with everything else."""
     if type(value) is not Bytes:
         raise TypeError(f"a {type(value).__name__} is nothing that JSON has")
     return str(value)
