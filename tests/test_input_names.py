@@ -255,7 +255,9 @@ def test_process_substitution(tmp_path: Path) -> None:
 
     def bash(words: str) -> "subprocess.CompletedProcess[bytes]":
         line = command.format(words)
-        return subprocess.run(["bash", "-c", line], cwd=tmp_path, env=ENV, capture_output=True, check=False, timeout=180)
+        return subprocess.run(
+            ["bash", "-c", line], cwd=tmp_path, env=ENV, capture_output=True, check=False, timeout=180
+        )
 
     assert bash("<(cat in.jsonl)").stdout.count(b"\n") == 2
     assert bash("/dev/stdin < in.jsonl").stdout.count(b"\n") == 2

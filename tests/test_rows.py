@@ -256,13 +256,15 @@ WITHOUT_NULLS: dict[str, Any] = {
     "response_format": {"type": "json_schema", "json_schema": {"name": "n", "schema": SCHEMA}},
     "tool_choice": None,
     "max_tokens": None,
+    "n": None,
+    "min_tokens": None,
     "metadata": {"x": None},
 }
 
 
 @pytest.mark.parametrize("given", [WITH_NULLS, line(body=WITH_NULLS), line(url="/chat/completions", body=WITH_NULLS)])
 def test_nulls_of_struct_writers(given: dict[str, Any]) -> None:
-    """Nulls that stand for a field left out are removed; those that are values stay."""
+    """Nulls that stand for a field left out are removed from messages; values stay, and settings are the API's."""
     assert accepted(given).body == WITHOUT_NULLS
 
 

@@ -1,6 +1,7 @@
 """The real engine keeps its contract: values for answers and refusals, quiet, and usable mistakes told at once."""
 
 import json
+import re
 from pathlib import Path
 
 import pytest
@@ -81,7 +82,7 @@ def test_every_row_has_its_response_in_input_order(mixed_job: Mixed) -> None:
 def test_the_chosen_settings_are_told(mixed_job: Mixed, interrupted: Interrupted) -> None:
     """One line on stderr names every setting that was chosen; what the user gave is not among them."""
     for run, has_cache in ((mixed_job.run, False), (interrupted.again, True)):
-        (line,) = [line for line in run.sentences if line.startswith("vLLM ")]
+        (line,) = [line for line in run.sentences if re.match(r"vLLM \d", line)]
         for choice in ("max_num_seqs=512", "max_num_batched_tokens=8192", "enable_chunked_prefill=false"):
             assert choice in line
         assert ("kv_cache_memory_bytes=" in line) is has_cache

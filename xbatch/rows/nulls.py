@@ -28,12 +28,8 @@ def drop_nulls(body: dict[str, Any]) -> None:
     """Remove fields that are null from the messages, tools and response format of a body, in place.
 
     Nulls that are values stay: the content of a message, whatever JSON Schemas hold, the arguments of calls, and media
-    that a part of a message names by a uuid alone. So do those fields of the body itself for which the API says what
-    null means.
+    that a part of a message names by a uuid alone. So do the fields of the body itself, of which the API judges.
     """
-    for name in _NEVER_NULL.intersection(body):
-        if body[name] is None:
-            del body[name]
     for message in _objects(body.get("messages")):
         _drop(message, _KEPT)
     for tool in _objects(body.get("tools")):
@@ -41,6 +37,13 @@ def drop_nulls(body: dict[str, Any]) -> None:
     for name in ("response_format", "tool_choice"):
         if type(given := body.get(name)) is dict:
             _drop(given)
+
+
+def drop_null_settings(body: dict[str, Any]) -> None:
+    """Remove settings that are null from a body that was made of a table's row, in place, where vLLM refuses them."""
+    for name in _NEVER_NULL.intersection(body):
+        if body[name] is None:
+            del body[name]
 
 
 def _objects(values: Any) -> list[dict[str, Any]]:

@@ -10,7 +10,7 @@ from xbatch.display import counted
 from xbatch.rows import strict_json
 from xbatch.rows.endpoint import CHAT, COMPLETIONS, ENDPOINTS, endpoint_of, is_conversation
 from xbatch.rows.given_id import id_text, recovered_id
-from xbatch.rows.nulls import drop_nulls
+from xbatch.rows.nulls import drop_null_settings, drop_nulls
 from xbatch.rows.outcome import Failure
 from xbatch.rows.row import Row
 from xbatch.rows.shapes import describe, keys_of
@@ -147,7 +147,10 @@ def _parse(row: Row, template: RequestTemplate | None = None) -> ParsedRow:
         if row.first_use is not None:
             raise _Unfit("duplicate_custom_id", f"custom_id {_short(custom_id)} is already used in {row.first_use}")
         endpoint, body = _body(value)
-        if template is not None or _find_null(row.data):
+        if template is not None:
+            drop_null_settings(body)
+            drop_nulls(body)
+        elif _find_null(row.data):
             drop_nulls(body)
         return Request(row.index, custom_id, endpoint, body, row.num_bytes, nameless=given is None, line=row.line)
     except (_Unfit, strict_json.BadJson, TemplateError) as e:
