@@ -108,3 +108,11 @@ def test_state_in_a_store_with_a_password(monkeypatch: pytest.MonkeyPatch, tmp_p
     older = tmp_path / "xbatch" / blake2b(one.encode(), digest_size=10).hexdigest()
     older.mkdir(parents=True)
     assert StateFolder(one).path == older
+
+
+@pytest.mark.parametrize(
+    "uri", ["https://h/get?key=a.jsonl", "https://h/get?key=in%2Fa", "https://h/get?key=a.jsonl.gz"]
+)
+def test_keys_that_name_an_object(uri: str) -> None:
+    """What a server serves may be called its key, and is part of what a URI names."""
+    assert masked(uri) == without_secrets(uri) == uri

@@ -34,6 +34,10 @@ _SIGNED = frozenset(
 """Query parameters that belong to a signature; without one beside them they mean something else."""
 
 _SCHEME = "[a-z][a-z0-9+.-]{0,30}"  # bounded, for a text may be one word of a million letters
+_OBJECT = "key"
+_FILE = re.compile(r"/|\.[a-z][a-z0-9]{0,8}$", re.IGNORECASE)
+"""Some servers call what they serve its key, and a folder or an extension tells that from a secret."""
+
 _URIS = re.compile(rf"{_SCHEME}://.*", re.IGNORECASE | re.DOTALL)
 _LOGIN = re.compile(rf"({_SCHEME})://([^\s/?#\"'<>]*)@", re.IGNORECASE)
 # An escape of JSON ends a query, for it has to stay whole.
@@ -93,7 +97,10 @@ def replace_secrets(text: str, instead: Callable[[str], str]) -> str:
         pairs = match[1][:end].split("&")
         names = [unquote(pair.partition("=")[0]).lower().replace("-", "_") for pair in pairs]
         is_signed = not _SIGNATURES.isdisjoint(names)
-        secret = [_is_secret(name, is_signed=is_signed) for name in names]
+        secret = [
+            _is_secret(name, is_signed=is_signed) and not (name == _OBJECT and _FILE.search(unquote(pair)))
+            for name, pair in zip(names, pairs, strict=True)
+        ]
         if not any(secret):
             return match[0]
         left = [pair for pair, hidden in zip(pairs, secret, strict=True) if not hidden]
