@@ -282,13 +282,47 @@ def test_working_directory_that_is_gone(tmp_path: Path) -> None:
     assert (done.returncode, done.stderr) == (2, b"xbatch: the working directory does not exist any more\n")
 
 
-@pytest.mark.parametrize("words", [["schema", "job"], ["validate", "in.jsonl", "--json"]], ids=" ".join)
+@pytest.mark.parametrize(
+    "words",
+    [["schema", "job"], ["validate", "in.jsonl", "--json"], ["status", "in.jsonl"], ["status", "in.jsonl", "--json"]],
+    ids=" ".join,
+)
 def test_results_on_a_full_disk(tmp_path: Path, words: list[str]) -> None:
     """Results that can't be written are trouble with storage, not a success."""
     write(tmp_path / "in.jsonl", ["nonsense"])
+    assert run(tmp_path, "in.jsonl").returncode == 1
     with open("/dev/full", "wb") as full:
         done = subprocess.run(
             [*command()[:3], *words], cwd=tmp_path, env=ENV, stdout=full, stderr=subprocess.PIPE, check=False
         )
     assert done.returncode == 4
     assert done.stderr.splitlines()[-1] == b"xbatch: writing failed: No space left on device"
+
+
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        (["in.jsonl", "-o", "loop/out.jsonl"], "symbolic links"),
+        (["in.jsonl", "-o", "out.jsonl", "--state", "loop"], "symbolic links"),
+        (["in.jsonl", "-o", f"{'x' * 250}.jsonl"], "too long"),
+        (["in.jsonl", "-o", "out.jsonl", "--state", "s3://"], "names no bucket"),
+        (["http://127.0.0.1:99999/in.jsonl", "-o", "out.jsonl"], "Port out of range"),
+        (["http:///in.jsonl", "-o", "out.jsonl"], "names no host"),
+        (["dropbox://in.jsonl", "-o", "out.jsonl"], "dropbox"),
+    ],
+)
+def test_places_that_can_not_be(tmp_path: Path, words: list[str], told: str) -> None:
+    """A place that no file can have is a mistake of the command, and nothing is made anywhere."""
+    write(tmp_path / "in.jsonl", [chat(0)])
+    (tmp_path / "loop").symlink_to("loop")
+    done = run(tmp_path, *words)
+    assert done.returncode == 2, done.stderr
+    assert told.encode() in done.stderr
+    assert sorted(os.listdir(tmp_path)) == ["in.jsonl", "loop"]
+
+
+def test_an_empty_input_was_not_answered_before(tmp_path: Path) -> None:
+    """A job without rows tells of no speed, and of no earlier answers."""
+    write(tmp_path / "in.jsonl", [])
+    done = run(tmp_path, "in.jsonl", "-o", "out.jsonl")
+    assert (done.returncode, b"speed" in done.stderr) == (0, False), done.stderr

@@ -23,6 +23,15 @@ URIS = [
     ("https://h/k?X%2DAmz%2DSignature=a", None, "https://h/k"),
     ("https://h/k?access_token=a#part", "https://h/k?***#part", "https://h/k#part"),
     *[(f"https://h/k?{name}=a", None, "https://h/k") for name in ("token", "api_key", "api-key", "KEY", "password")],
+    *[
+        (f"https://h/k?{name}=a", None, "https://h/k")
+        for name in ("download_token", "X-Api-Key", "accesskey", "auth_key")
+    ],
+    *[
+        (f"https://h/k?{name}=a", None, "https://h/k")
+        for name in ("bearer", "hmac", "sessionid", "q-signature", "hdnts")
+    ],
+    ("https://h/k?x=1;sig=a", "https://h/k?x=1&***", "https://h/k?x=1"),
     ("sftp://me:p@ss@h:22/k k", "sftp://me:***@h:22/k k", "sftp://me@h:22/k k"),
     ("https://me:pw@h/k", "https://me:***@h/k", "https://h/k"),
     ("https://ghp_1@h/k", "https://***@h/k", "https://h/k"),
@@ -33,6 +42,7 @@ PLAIN = [
     "sftp://me@h/k",
     "abfs://container@account.dfs.core.windows.net/k",
     "https://h/k?page=2&se=3&policy=x",
+    "https://h/k?author=a&pageToken=3&design=x",
     "data/what?key=1.jsonl",
     "-",
     "",

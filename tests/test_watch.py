@@ -130,6 +130,12 @@ def test_outputs_below_the_inputs(folder: Path) -> None:
     assert b"lies under" in done.stderr
 
 
+def test_outputs_beside_the_inputs_under_a_longer_name(folder: Path) -> None:
+    """A folder whose name only begins like the prefix does not lie under it."""
+    done = once(folder, "-o", "in-out/")
+    assert done.returncode == 0, done.stderr
+
+
 def test_killed_anywhere_and_shared(folder: Path) -> None:
     """Two watchers share the work; killed at any moment and run again, every file is answered, and no row twice."""
     for number in range(3, 8):

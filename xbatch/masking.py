@@ -21,6 +21,13 @@ _SECRETS = frozenset(
     )
 )
 """Query parameters that are secrets, or say who has signed; in lower case, with `_` for `-`."""
+_SECRET_PARTS = re.compile(
+    "token|secret|signature|passw|hmac|bearer|credential|session_?id|(api|access|auth|account)_?key|^(auth|sign)_|_sig(n)?$"
+    "|^(hdnts|hdnea|hdntl|rlkey)$"
+)
+"""What the names of other secrets hold."""
+_PAGES = re.compile("page|next|cont|cursor")
+"""A token with this in its name says which part of a list is meant."""
 _SECRET_PREFIXES = ("x_amz_", "x_goog_", "x_oss_", "x_cos_", "x_obs_", "q_sign_")
 _SIGNATURES = frozenset(("signature", "sig"))
 _SIGNED = frozenset(
@@ -94,7 +101,7 @@ def replace_secrets(text: str, instead: Callable[[str], str]) -> str:
     def query(match: re.Match[str]) -> str:
         after = _AFTER.search(match[1])
         end = after.start() if after else len(match[1])
-        pairs = match[1][:end].split("&")
+        pairs = re.split("[&;]", match[1][:end])
         names = [unquote(pair.partition("=")[0]).lower().replace("-", "_") for pair in pairs]
         is_signed = not _SIGNATURES.isdisjoint(names)
         secret = [
@@ -113,4 +120,5 @@ def replace_secrets(text: str, instead: Callable[[str], str]) -> str:
 
 def _is_secret(name: str, *, is_signed: bool) -> bool:
     known = name in _SECRETS or name == MASK or name.startswith(_SECRET_PREFIXES)
+    known |= _SECRET_PARTS.search(name) is not None and _PAGES.search(name) is None
     return known or (is_signed and name in _SIGNED)

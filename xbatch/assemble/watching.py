@@ -238,7 +238,7 @@ def _prefixes(spec: JobSpec) -> tuple[str, str]:
     if given := [name for name in _OF_ONE_JOB if getattr(spec, name)]:
         raise UsageError(f"watch makes many jobs, and {', '.join(given)} is of one job only")
     prefix, out = (f"{uri.rstrip('/')}/" for uri in (spec.inputs[0], spec.output))
-    if storage.same_place(out).startswith(storage.same_place(prefix)):
+    if f"{storage.same_place(out)}/".startswith(f"{storage.same_place(prefix)}/"):
         raise UsageError(f"{out} lies under {prefix}: the outputs would be taken for inputs")
     if storage.is_local(prefix) and not storage.local_path(prefix).is_dir():
         raise UsageError(f"{prefix} is no folder")

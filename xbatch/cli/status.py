@@ -17,12 +17,14 @@ def status(*, output: str, as_json: bool) -> None:
     OUTPUT is the job's output, its state folder or URI, or its only input. Works while the job runs and after it; exits
     2 if no job has begun there.
     """
+    from xbatch import storage
     from xbatch.cli.terminal import Terminal
     from xbatch.errors import ExitCode, UsageError
     from xbatch.report.closing import show_standing
     from xbatch.state.standing import look
 
     terminal = Terminal()
+    storage.use_settings(storage.StorageSettings(tell=terminal.say))
     folder = _find(output)
     if folder is None:
         raise UsageError(f"no job has begun for {output}")

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO, NoReturn, TextIO
 
 from xbatch.display import shown, shown_json
+from xbatch.errors import ExitCode
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -104,6 +105,11 @@ class Terminal:
                 self.err.write(f"xbatch: {shown(message)}\n")
             for stream in (self.out, sys.stdout):
                 stream.flush()
+        except BrokenPipeError:
+            pass  # whoever reads has read enough
+        except OSError as e:
+            self.err.write(f"xbatch: writing failed: {e.strerror or e}\n")
+            code = code or ExitCode.STORAGE
         finally:
             os._exit(code)
 

@@ -81,6 +81,8 @@ def find_places(spec: JobSpec, scratch: Path) -> Places:
     output = spec.output or default_output(inputs, spec.output_format)
     streams = _streams(output, spec, scratch)
     places = {uri: made for uri, (made, _) in streams.items()}
+    if output not in places:
+        check_length(output.rstrip("/"))
     targets = [places[output]] * len(inputs) if output in places else _targets(output, inputs, spec.output_format)
     errors = places.get(spec.errors or "", spec.errors)
     state = spec.state or (str(scratch / "state") if output in places else state_of(output))

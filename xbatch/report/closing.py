@@ -51,6 +51,8 @@ def _speed(report: dict[str, Any]) -> str | None:
     """Tell this run's speed; None if nothing was measured."""
     run, seconds = report["this_run"], report["running_s"]
     if not run["rows"]:
+        if not report["request_counts"]["total"]:
+            return None
         return "nothing was run: the output was rebuilt from what was answered before" if report["outputs"] else None
     rows, tokens_in, tokens_out = (rate(run[name], seconds) for name in ("rows", "prompt_tokens", "completion_tokens"))
     if rows is None or tokens_in is None or tokens_out is None:

@@ -59,7 +59,7 @@ _ENCODINGS = (
 """Byte order marks."""
 _UNMARKED = ("UTF-32LE", "UTF-32BE", "UTF-16LE", "UTF-16BE")
 _UNMARKED_BYTES = 64
-_MARKUP = re.compile(rb"<(?:!doctype\s+html|html|head|body|\?xml|!--)[\s>]?", re.IGNORECASE)
+_MARKUP = re.compile(rb"<[a-z!?]", re.IGNORECASE)
 _TOKEN = re.compile(
     rb'[ \t\r\n]*(?:("(?:[^"\\\x00-\x1f]|\\.)*")|(-?[0-9][-+.0-9eE]*|true|false|null|NaN|-?Infinity)|([{}\[\],:]))'
 )

@@ -7,11 +7,12 @@ import os
 import re
 from collections.abc import Iterator, Mapping
 from typing import Any, cast
+from urllib.parse import urlsplit
 
 from fsspec.core import split_protocol, url_to_fs
 from fsspec.registry import available_protocols, get_filesystem_class
 
-from xbatch.errors import StorageError, UsageError
+from xbatch.errors import PlaceUnusable, UsageError
 from xbatch.masking import without_secrets
 from xbatch.storage.naming import as_text, is_local, local_path
 from xbatch.storage.settings import StorageSettings
@@ -57,6 +58,8 @@ def open_fs(uri: str, settings: StorageSettings, *, fresh: bool) -> tuple[Any, s
     installed.
     """
     protocols = _protocols(uri)
+    if protocols[0] in READ_ONLY:
+        _check_address(uri)
     given, known = settings.options, _known()
     # A file system may change what it is given.
     options = {name: copy.deepcopy(given[name]) for name in given if name not in known or name in protocols}
@@ -67,9 +70,20 @@ def open_fs(uri: str, settings: StorageSettings, *, fresh: bool) -> tuple[Any, s
             options["client_kwargs"] = {"timeout": _http_timeout(settings), **options.get("client_kwargs", {})}
         return cast("tuple[Any, str]", url_to_fs(uri, skip_instance_cache=fresh, **options))
     except ImportError as e:
-        raise StorageError(f"{uri}: {e}; xbatch's extras s3, gcs, azure and sftp bring what those need") from e
+        raise PlaceUnusable(f"{uri}: {e}; xbatch's extras s3, gcs, azure and sftp bring what those need") from e
     except ValueError as e:
-        raise StorageError(f"{uri}: {e}") from e
+        raise PlaceUnusable(f"{uri}: {e}") from e
+
+
+def _check_address(uri: str) -> None:
+    """Raise PlaceUnusable if an address of HTTP names no host, or a port that can't be."""
+    try:
+        address = urlsplit(uri)
+        named = address.hostname and address.port != 0
+    except ValueError as e:
+        raise PlaceUnusable(f"{uri}: {e}") from e
+    if not named:
+        raise PlaceUnusable(f"{uri}: the address names no host and port")
 
 
 def _http_timeout(settings: StorageSettings) -> Any:

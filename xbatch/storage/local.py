@@ -16,12 +16,13 @@ from pathlib import Path
 from typing import BinaryIO
 
 from xbatch import crash
-from xbatch.errors import StorageError
+from xbatch.errors import PlaceUnusable, StorageError
 from xbatch.storage.naming import is_temporary_of, temporary_name
 from xbatch.storage.reading import READ_BUFFER_BYTES
 from xbatch.storage.streams import kind_of
 
 _NO_LINKS = {errno.EPERM, errno.ENOTSUP, errno.ENOSYS, errno.EMLINK}
+_NO_NAMES = {errno.ELOOP, errno.ENAMETOOLONG}
 _DISK_TROUBLE = {errno.ENOSPC, errno.EDQUOT, errno.EIO}
 # From linux/fcntl.h and linux/fs.h; `os` has neither these nor the call.
 _AT_FDCWD = -100
@@ -32,12 +33,13 @@ _making_folders = threading.Lock()
 
 @contextmanager
 def translated(uri: str) -> Iterator[None]:
-    """Turn an operating system's errors about `uri` into StorageError."""
+    """Turn an operating system's errors about `uri` into StorageError, PlaceUnusable if no file can have this name."""
     try:
         yield
     except OSError as e:
         reason = os.strerror(e.errno) if e.errno else str(e)
-        raise StorageError(f"{uri}: {reason}") from e
+        kind = PlaceUnusable if e.errno in _NO_NAMES else StorageError
+        raise kind(f"{uri}: {reason}") from e
 
 
 def put_if_absent(path: Path, data: bytes) -> bool:

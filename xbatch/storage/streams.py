@@ -78,7 +78,8 @@ def is_descriptor(name: str) -> bool:
 def _behind_links(path: Path) -> Path:
     """Follow symbolic links up to a descriptor of this process, which is one itself. Raises OSError."""
     for _ in range(_MAX_LINKS):
-        path = path.parent.resolve() / path.name
+        # Path.resolve raises what is no OSError for links that lead round in a circle.
+        path = Path(os.path.realpath(path.parent)) / path.name
         if _descriptor_of(path) is not None or not path.is_symlink():
             break
         path = path.parent / path.readlink()
