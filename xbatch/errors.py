@@ -50,6 +50,10 @@ class PlaceUnusable(StorageError):
     exit_code = ExitCode.UNUSABLE
 
 
+class AddressInvalid(PlaceUnusable):
+    """An address that means nothing, now or later: an unknown protocol, no host or bucket, a port that can't be."""
+
+
 class StorageUnavailable(StorageError):
     """A store has not answered for as long as it was waited for; what is settled is kept."""
 

@@ -12,7 +12,7 @@ from urllib.parse import urlsplit
 from fsspec.core import split_protocol, url_to_fs
 from fsspec.registry import available_protocols, get_filesystem_class
 
-from xbatch.errors import PlaceUnusable, UsageError
+from xbatch.errors import AddressInvalid, UsageError
 from xbatch.masking import without_secrets
 from xbatch.storage.naming import as_text, is_local, local_path
 from xbatch.storage.settings import StorageSettings
@@ -54,7 +54,7 @@ def parse_options(given: Mapping[str, str]) -> dict[str, Any]:
 def open_fs(uri: str, settings: StorageSettings, *, fresh: bool) -> tuple[Any, str]:
     """Return the file system of a URI and the path in it; a fresh one has read the credentials again.
 
-    Its listings are never remembered. Raises StorageError if fsspec doesn't know it, or what it needs for it is not
+    Its listings are never remembered. Raises AddressInvalid if fsspec doesn't know it, or what it needs for it is not
     installed.
     """
     protocols = _protocols(uri)
@@ -70,20 +70,20 @@ def open_fs(uri: str, settings: StorageSettings, *, fresh: bool) -> tuple[Any, s
             options["client_kwargs"] = {"timeout": _http_timeout(settings), **options.get("client_kwargs", {})}
         return cast("tuple[Any, str]", url_to_fs(uri, skip_instance_cache=fresh, **options))
     except ImportError as e:
-        raise PlaceUnusable(f"{uri}: {e}; xbatch's extras s3, gcs, azure and sftp bring what those need") from e
+        raise AddressInvalid(f"{uri}: {e}; xbatch's extras s3, gcs, azure and sftp bring what those need") from e
     except ValueError as e:
-        raise PlaceUnusable(f"{uri}: {e}") from e
+        raise AddressInvalid(f"{uri}: {e}") from e
 
 
 def _check_address(uri: str) -> None:
-    """Raise PlaceUnusable if an address of HTTP names no host, or a port that can't be."""
+    """Raise AddressInvalid if an address of HTTP names no host, or a port that can't be."""
     try:
         address = urlsplit(uri)
         named = address.hostname and address.port != 0
     except ValueError as e:
-        raise PlaceUnusable(f"{uri}: {e}") from e
+        raise AddressInvalid(f"{uri}: {e}") from e
     if not named:
-        raise PlaceUnusable(f"{uri}: the address names no host and port")
+        raise AddressInvalid(f"{uri}: the address names no host and port")
 
 
 def _http_timeout(settings: StorageSettings) -> Any:

@@ -4,7 +4,7 @@ import secrets
 
 from fsspec.registry import available_protocols
 
-from xbatch.errors import PlaceUnusable
+from xbatch.errors import AddressInvalid
 from xbatch.storage.local_store import LocalStore
 from xbatch.storage.naming import is_local
 from xbatch.storage.remote import FsspecStore
@@ -14,11 +14,11 @@ from xbatch.storage.store import Store
 def open_store(uri: str) -> Store:
     """The store at a URI: a folder of this machine, or a place that fsspec knows.
 
-    Raises PlaceUnusable if fsspec doesn't know it, what it needs is not installed, or it names no bucket or host.
+    Raises AddressInvalid if fsspec doesn't know it, what it needs is not installed, or it names no bucket or host.
     """
     protocol, _, place = uri.partition(":")
     if protocol in available_protocols() and protocol not in ("file", "local", "memory") and not place.strip("/"):
-        raise PlaceUnusable(f"{uri} names no bucket or host")
+        raise AddressInvalid(f"{uri} names no bucket or host")
     return LocalStore(uri) if is_local(uri) else FsspecStore(uri)
 
 

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 
-from xbatch.errors import PlaceUnusable, StorageError, StorageUnavailable, UsageError
+from xbatch.errors import AddressInvalid, PlaceUnusable, StorageError, StorageUnavailable, UsageError
 from xbatch.storage.filesystems import READ_ONLY, protocol_of
 from xbatch.storage.local import check_writable, is_disk_trouble, publish_file, translated
 from xbatch.storage.local import sweep_beside as sweep_beside_path
@@ -102,5 +102,6 @@ def check_uri_writable(uri: str) -> None:
         raise
     except StorageError as e:
         # A name server may know the host later, and then a watcher has to try again.
-        wrong = PlaceUnusable if isinstance(e, PlaceUnusable) else UsageError
+        may_pass = isinstance(e, PlaceUnusable) and not isinstance(e, AddressInvalid)
+        wrong = PlaceUnusable if may_pass else UsageError
         raise wrong(f"the output can't be written: {e}") from e
