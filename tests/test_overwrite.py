@@ -135,6 +135,28 @@ def test_another_output_for_the_same_state(folder: Path) -> None:
     assert (folder / "b/o.jsonl").read_bytes() == MINE
 
 
+def test_file_of_the_same_name_in_another_folder(tmp_path: Path) -> None:
+    """Of a folder with the output, a file is known by its whole name, also after the folder has moved."""
+    for name in ("a", "b"):
+        (tmp_path / name).mkdir()
+        write(tmp_path / name / "in.jsonl", [chat(0)])
+    foreign = tmp_path / "out/b/in.responses.jsonl"
+    assert run(tmp_path, "a/in.jsonl", "-o", "out/").returncode == 0
+    (tmp_path / "out/in.responses.jsonl").rename(tmp_path / "out/other")
+    foreign.parent.mkdir()
+    foreign.write_bytes(MINE)
+    refused = run(tmp_path, "a/in.jsonl", "b/in.jsonl", "-o", "out/", "--extend")
+    assert (refused.returncode, FOREIGN in refused.stderr) == (2, True), refused.stderr
+    assert foreign.read_bytes() == MINE
+    foreign.unlink()
+    assert run(tmp_path, "a/in.jsonl", "b/in.jsonl", "-o", "out/", "--extend").returncode == 0
+    (tmp_path / "out").rename(tmp_path / "moved")
+    (tmp_path / "out.xbatch").rename(tmp_path / "moved.xbatch")
+    (tmp_path / "moved/b/in.responses.jsonl").write_bytes(b"")
+    assert run(tmp_path, "a/in.jsonl", "b/in.jsonl", "-o", "moved/").returncode == 0
+    assert ids(tmp_path / "moved/b/in.responses.jsonl") == ["id-0"]
+
+
 def test_job_of_an_earlier_version(folder: Path) -> None:
     """A state without a list of outputs was begun before there was one: its output is replaced as it was then."""
     killed(folder, "output-published:1", "-o", "o.jsonl")

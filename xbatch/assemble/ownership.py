@@ -24,6 +24,7 @@ class Ownership:
         self._overwrite = spec.overwrite
         self._errors = spec.errors
         self._beside_output = spec.state is None or spec.state == watched_state_of(spec.output or "")
+        self._folder = places.shown_output if places.shown_output.endswith("/") else None
         self._made = places.streams.keys()
         self._state = state
         self._occupied = occupied
@@ -72,13 +73,20 @@ class Ownership:
         return [uri for uri in uris if uri not in self._made]
 
     def _foreign(self, uris: Collection[str], own: Collection[str]) -> list[str]:
+        foreign = [uri for uri in self._files(uris) if storage.same_place(uri) not in own]
+        if not self._beside_output:
+            return foreign
         # A state that lies beside its output is moved together with it.
-        names = {place.rpartition("/")[2] for place in own} if self._beside_output else set()
-        return [
-            uri
-            for uri in self._files(uris)
-            if uri.rpartition("/")[2] not in names and storage.same_place(uri) not in own
-        ]
+        names = {uri: self._below(uri) for uri in foreign}
+        depths = {name.count("/") + 1 for name in names.values()}
+        moved = {"/".join(place.split("/")[-depth:]) for place in own for depth in depths}
+        return [uri for uri, name in names.items() if name not in moved]
+
+    def _below(self, uri: str) -> str:
+        """Return a file's name below the folder of the output."""
+        if self._folder is not None and uri.startswith(self._folder):
+            return uri.removeprefix(self._folder)
+        return uri.rpartition("/")[2]
 
     def _way_on(self, foreign: Sequence[str]) -> str:
         return _WAYS_ON.format(flag="--errors" if foreign[0] == self._errors else "-o")
