@@ -164,11 +164,10 @@ def has_answers(state: StateFolder) -> bool:
     return True
 
 
-def in_job_order(spec: JobSpec, state: StateFolder, places: Places) -> Places:
-    """Return places with the inputs in the order of the job that this run goes on with, further ones behind them."""
-    if spec.restart or places.inputs == [STDIN] or not state.exists:
+def in_job_order(state: StateFolder, places: Places) -> Places:
+    """Return places with the inputs in the order of the job that has begun, further ones behind them."""
+    if places.inputs == [STDIN]:
         return places
     pairs = pair_uris(state.job().identity["inputs"], places.inputs)
     order = sorted(range(len(pairs)), key=lambda j: (pairs[j] is None, pairs[j] or 0))
-    # A job without an answer is one that may begin anew, in the order of this run.
-    return places if order == sorted(order) or not has_answers(state) else places.in_order(order)
+    return places.in_order(order)

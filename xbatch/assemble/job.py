@@ -70,8 +70,10 @@ class Job:
         self._loop: asyncio.AbstractEventLoop | None = None
         self.places: Places = find_places(spec, scratch)
         self.state = StateFolder(self.places.state)
-        self.places = in_job_order(spec, self.state, self.places)
+        # A job without an answer is one that may begin anew, with other rows and in the order of this run.
         begun = not spec.restart and self.state.exists and has_answers(self.state)
+        if begun:
+            self.places = in_job_order(self.state, self.places)
         files = input_files(self.places.inputs, scratch, copies=copies)
         sources = open_inputs(spec, files, begun=begun)
         self._sources = list(sources.values())

@@ -19,16 +19,20 @@ _STANDARD = {"/dev/fd/1": "output", "/dev/fd/2": "error"}
 STORAGE = "Setting for stores, by fsspec's name: client_kwargs.endpoint_url=...; repeatable."
 
 
-class _Run(click.Command):
-    """`--retry-failed` alone means the retryable ones; click would take the next word for its value."""
+class JobCommand(click.Command):
+    """A command with the options of a job.
+
+    `--retry-failed` alone means the retryable ones; click would take the next word for its value.
+    """
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        """Take the words of the command line apart."""
         args = ["--retry-failed=retryable" if arg == "--retry-failed" else arg for arg in args]
         refuse_further_names(ctx, args)
         return super().parse_args(ctx, args)
 
 
-@click.command(cls=_Run)
+@click.command(cls=JobCommand)
 @click.argument("inputs", nargs=-1, required=True, metavar="INPUT...")
 @click.option("-o", "--output", metavar="PATH", help="A file, a folder (ending in /), a pipe, or - for stdout.")
 @click.option("--errors", metavar="PATH", help="Put failed rows into a file of their own.")

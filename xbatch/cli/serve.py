@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from xbatch.cli.run import options_of_run, run
+from xbatch.cli.run import JobCommand, options_of_run
 from xbatch.cli.words import fields_of, vllm_names
 
 if TYPE_CHECKING:
@@ -34,14 +34,14 @@ _OF_SERVER = (
 )
 
 
-class _Serve(type(run)):  # type: ignore[misc] # its class has no public name
+class _Serve(JobCommand):
     """A command that says how the model is named, which `vllm serve` takes as a plain word."""
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        """Take the words of the command line apart."""
         if args and not args[0].startswith("-"):
             ctx.fail(f"the model is named by -m: xbatch serve -m {args[0]}")
-        words: list[str] = super().parse_args(ctx, args)
-        return words
+        return super().parse_args(ctx, args)
 
 
 @options_of_run(lambda name: name in _OF_JOBS | vllm_names())

@@ -4,7 +4,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from xbatch.cli.run import check_streams, options_of_run, run
+from xbatch.cli.run import JobCommand, check_streams, options_of_run
 from xbatch.cli.words import fields_of, vllm_names
 
 if TYPE_CHECKING:
@@ -19,7 +19,7 @@ _OF_RUN = {
 
 
 @options_of_run(lambda name: name in _OF_RUN | vllm_names())
-@click.command(cls=type(run))
+@click.command(cls=JobCommand)
 @click.argument("inputs", nargs=-1, required=True, metavar="INPUT...")
 @click.option("--tokens", is_flag=True, help="Judge bodies as vLLM does, and count tokens; no engine is started.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object a problem, then one with the totals.")

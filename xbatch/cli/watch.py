@@ -4,7 +4,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from xbatch.cli.run import options_of_run, run
+from xbatch.cli.run import JobCommand, options_of_run
 from xbatch.cli.words import fields_of
 
 if TYPE_CHECKING:
@@ -17,7 +17,7 @@ _OF_RUN_ONLY = {"inputs", "state", "errors", "extend", "accept_change", "restart
 
 
 @options_of_run(lambda name: name not in _OF_RUN_ONLY)
-@click.command(cls=type(run))
+@click.command(cls=JobCommand)
 @click.argument("inputs", nargs=-1, required=True, metavar="[JOB.yaml] PREFIX")
 @click.option("--settle", default="10s", metavar="DURATION", help="A file on a disk must not change for so long.")
 @click.option("--every", default="15s", metavar="DURATION", help="Time between two looks.")

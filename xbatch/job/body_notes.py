@@ -29,6 +29,8 @@ _WORDS = {
     needs.LENGTH: "more tokens than --max-model-len allows: raise it, or lower max_tokens in the rows",
 }
 """By need, what rows ask for and what to do about it."""
+_OF_PARSERS = (needs.TOOLS, needs.TEMPLATE)
+"""Needs that models with a format of their own do not have."""
 _MODELS_WORDS = {
     needs.CHATS: "a chat, and the model has no chat template: give one by --chat-template, or send prompts",
     needs.MEDIA: "an answer to media, and the model takes texts only: give one that takes them by --model",
@@ -68,7 +70,7 @@ def check_needs(notes: BodyNotes, sendable: int, model: str, args: Mapping[str, 
     `sendable` rows can be sent at all; `model` is where the model is loaded from. Raises UsageError if that is true of
     every one of them, so that nothing needs to be loaded.
     """
-    unmet = {need: noted for need, noted in notes.unmet.items() if need not in _of_parsers() or _is_plain(model, args)}
+    unmet = {need: noted for need, noted in notes.unmet.items() if need not in _OF_PARSERS or _is_plain(model, args)}
     if not unmet:
         return None
     rows = sum(noted.rows for noted in unmet.values())
@@ -98,11 +100,6 @@ def check_abilities(notes: BodyNotes, sendable: int, unable: Collection[str]) ->
     return f"vLLM will refuse rows that the model can't answer: {'; '.join(told)}" if told else None
 
 
-def _of_parsers() -> tuple[str, ...]:
-    """Return the needs that models with a format of their own do not have."""
-    return needs.TOOLS, needs.TEMPLATE
-
-
 def _is_plain(model: str, args: Mapping[str, Any]) -> bool:
     """Tell whether vLLM surely serves a model by a tokenizer and a chat template as most models have them.
 
@@ -124,14 +121,13 @@ def _is_plain(model: str, args: Mapping[str, Any]) -> bool:
 
 
 def _about(noted: Noted) -> str:
-    where = f"1 row, {noted.first_place}" if noted.rows == 1 else f"{noted.rows:,} rows, first {noted.first_place}"
+    where = f"{counted(noted.rows, 'row')}, {'' if noted.rows == 1 else 'first '}{noted.first_place}"
     return where if noted.hint is None else f"{noted.hint}; {where}"
 
 
 def _rows(noted: Noted) -> str:
-    if noted.rows == 1:
-        return f"1 row ({noted.first_place}) asks"
-    return f"{noted.rows:,} rows (first {noted.first_place}) ask"
+    first, ask = ("", "asks") if noted.rows == 1 else ("first ", "ask")
+    return f"{counted(noted.rows, 'row')} ({first}{noted.first_place}) {ask}"
 
 
 def _is_true(value: object) -> bool:

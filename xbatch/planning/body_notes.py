@@ -1,4 +1,4 @@
-"""What is to be said about bodies that can be sent: fields that are ignored, and wishes that settings do not allow."""
+"""Notes about bodies that can be sent: fields that are ignored, and wishes that settings do not allow."""
 
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any, Self

@@ -5,6 +5,7 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, Self
 
+from xbatch.display import counted
 from xbatch.planning.body_notes import BodyNotes
 from xbatch.planning.repeats import LinePlace, RepeatFinder
 from xbatch.planning.shards import SHARD_ROWS, ShardCutter
@@ -112,7 +113,7 @@ def shared_ids_note(rows: int, first: str | None) -> list[str]:
     """Say of a joint output that its rows can't all be told apart by their ids, if that is so."""
     if not rows:
         return []
-    which = "1 row has a custom_id" if rows == 1 else f"{rows:,} rows have custom_ids"
+    which = counted(rows, "row has a custom_id", "rows have custom_ids")
     order = "all are answered, in the order of the inputs; an output for each input, by -o FOLDER/, keeps them apart"
     return [f"{which} that another input has too ({first}): {order}"]
 
