@@ -15,15 +15,16 @@ import fsspec
 import psutil
 import pytest
 import test_stores
-from servers import Place, Servers
+from servers import Place, Servers, reached
 from test_cli_run import ENV, SLOW, chat, command, ids, wait_for
 
 from xbatch import storage
 from xbatch.errors import UsageError
-from xbatch.storage import FsspecStore, Store
+from xbatch.storage import FsspecStore, Store, filesystems
 from xbatch.storage.retrying import Retrying
 from xbatch.storage.settings import StorageSettings
 from xbatch.storage.trouble import Trouble
+from xbatch.threads import Executor
 
 # aiohttp about what gcsfs and adlfs give it: a large body is sent at once.
 pytestmark = pytest.mark.filterwarnings("ignore:Sending a large body:ResourceWarning")
@@ -213,8 +214,11 @@ class Command:
         return subprocess.Popen(command(*words), cwd=self._folder, env=self._env, stdout=pipe, stderr=pipe)
 
     def run(self, *words: str) -> tuple[int, str]:
-        process = self.start(*words)
-        _, told = process.communicate(timeout=120)
+        with self.start(*words) as process:
+            try:
+                _, told = process.communicate(timeout=120)
+            finally:
+                process.kill()
         return process.returncode, told.decode()
 
 
@@ -308,6 +312,32 @@ def test_sftp_connections_that_end(place: Place, tmp_path: Path) -> None:
     (tmp_path / "spooled").write_bytes(data)
     storage.publish_to(f"{place.uri}/c", tmp_path / "spooled")
     assert storage.stat(f"{place.uri}/c").size_bytes == len(data)
+
+
+@on_each
+def test_many_threads_on_one_store(place: Place) -> None:
+    """Threads that share a store each get their own answers, even where all have but one connection."""
+    store = FsspecStore(f"{place.uri}/state")
+    names = [f"done/{n:02d}.json" for n in range(24)]
+    with Executor(8) as pool:
+        assert all(pool.map(lambda name: store.put_if_absent(name, name.encode()), names, timeout=60))
+        assert list(pool.map(store.get, names * 4, timeout=60)) == [name.encode() for name in names * 4]
+
+
+def test_sftp_servers_that_fall_silent(servers: Servers, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A server that stops answering without ending the connection is asked again over another one."""
+    monkeypatch.setattr(filesystems, "LONGEST_SILENCE_S", 1.0)
+    with reached(servers.place("sftp")) as place:
+        store = FsspecStore(f"{place.uri}/state", budget_s=60)
+        store.put("a", b"1")
+        sessions = psutil.Process(place.pid).children(recursive=True)
+        for session in sessions:
+            session.suspend()
+        try:
+            assert store.get("a") == b"1"
+        finally:
+            for session in sessions:
+                session.kill()
 
 
 @pytest.mark.parametrize("fault", ["slow-down", "drop-before", "drop-after", "expired"])

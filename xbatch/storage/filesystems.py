@@ -5,6 +5,7 @@ import copy
 import json
 import os
 import re
+import threading
 from collections.abc import Iterator, Mapping
 from typing import Any, cast
 from urllib.parse import urlsplit
@@ -21,7 +22,7 @@ READ_ONLY = ("http", "https")
 
 _DESCRIPTOR = re.compile(r"/(dev|proc/self)/fd/\d+")
 LONGEST_SILENCE_S = 60.0
-"""An HTTP server from which nothing comes for so long is asked again."""
+"""A server of HTTP or SFTP from which nothing comes for so long is asked again."""
 SHORTEST_SILENCE_S = 5.0
 """It has at least so long, however soon the waiting should end."""
 
@@ -68,11 +69,13 @@ def open_fs(uri: str, settings: StorageSettings, *, fresh: bool) -> tuple[Any, s
     try:
         if protocols[0] in READ_ONLY:
             options["client_kwargs"] = {"timeout": _http_timeout(settings), **options.get("client_kwargs", {})}
-        return cast("tuple[Any, str]", url_to_fs(uri, skip_instance_cache=fresh, **options))
+        fs, path = cast("tuple[Any, str]", url_to_fs(uri, skip_instance_cache=fresh, **options))
     except ImportError as e:
         raise AddressInvalid(f"{uri}: {e}; xbatch's extras s3, gcs, azure and sftp bring what those need") from e
     except ValueError as e:
         raise AddressInvalid(f"{uri}: {e}") from e
+    _limit_silence(fs)
+    return fs, path
 
 
 def _check_address(uri: str) -> None:
@@ -96,15 +99,29 @@ def _http_timeout(settings: StorageSettings) -> Any:
 
 @contextlib.contextmanager
 def connected(fs: Any) -> Iterator[None]:
-    """Connect again if the one connection that a file system lives on has ended, which becomes a ConnectionError."""
-    try:
-        yield
-    except Exception as e:
-        if not _has_hung_up(fs):
-            raise
-        with contextlib.suppress(Exception):  # then the next try meets the same and comes here again
-            fs._connect()  # noqa: SLF001 - in place, for everybody who has been given it
-        raise ConnectionError(f"the connection has ended: {e}") from e
+    """Use a file system's one connection, alone; if it has ended, connect again and raise ConnectionError.
+
+    Of two threads that use paramiko's at once, either may take the other's answer, and the other waits for ever.
+    """
+    with alone(fs):
+        try:
+            yield
+        except Exception as e:
+            if not _has_hung_up(fs, e):
+                raise
+            with contextlib.suppress(Exception):  # then the next try meets the same and comes here again
+                fs.client.close()
+                fs._connect()  # noqa: SLF001 - in place, for everybody who has been given it
+                _limit_silence(fs)
+            raise ConnectionError(f"the connection has ended: {e or 'no answer'}") from e
+
+
+def alone(fs: Any) -> contextlib.AbstractContextManager[Any]:
+    """Return the lock of a file system whose calls can't run side by side: of any that fsspec runs no loop for."""
+    if fs.async_impl:
+        return contextlib.nullcontext()
+    lock: threading.RLock = vars(fs).setdefault("_xbatch_lock", threading.RLock())
+    return lock
 
 
 def protocol_of(uri: str) -> str:
@@ -130,12 +147,25 @@ def same_place(uri: str) -> str:
     return uri
 
 
-def _has_hung_up(fs: Any) -> bool:
-    """Paramiko's errors do not tell a connection that has ended from an answer that is no good; its transport does."""
-    if "sftp" not in fs.protocol or not hasattr(fs, "client"):
+def _limit_silence(fs: Any) -> None:
+    """Have a server of SFTP be silent for LONGEST_SILENCE_S at most; paramiko would wait for ever."""
+    if _is_sftp(fs):
+        fs.ftp.get_channel().settimeout(LONGEST_SILENCE_S)
+
+
+def _has_hung_up(fs: Any, error: Exception) -> bool:
+    """Tell whether an SFTP connection is of no more use, which paramiko's errors do not tell but its transport does.
+
+    After an answer that did not come in time, the next one on the same connection may be the late one.
+    """
+    if not _is_sftp(fs):
         return False
     transport = fs.client.get_transport()
-    return transport is None or not transport.is_active()
+    return transport is None or not transport.is_active() or isinstance(error, TimeoutError)
+
+
+def _is_sftp(fs: Any) -> bool:
+    return "sftp" in fs.protocol and hasattr(fs, "client")
 
 
 def _protocols(uri: str) -> tuple[str, ...]:

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from xbatch.errors import PlaceUnusable, StorageError
-from xbatch.storage.filesystems import READ_ONLY, connected, open_fs, protocol_of
+from xbatch.storage.filesystems import READ_ONLY, alone, connected, open_fs, protocol_of
 from xbatch.storage.retrying import Retrying
 from xbatch.storage.settings import current_settings
 from xbatch.storage.trouble import Trouble, classify, reason, status_of, status_text
@@ -115,7 +115,8 @@ class RemoteReader(io.RawIOBase):
     def _drop(self) -> None:
         file, self._file = self._file, None
         if file is not None:
-            file.close()
+            with alone(self._fs):
+                file.close()
 
 
 def stat_of(uri: str, info: dict[str, Any]) -> Stat:
